@@ -1,0 +1,1 @@
+"""What gateway, launcher and simulation servers share: settings, messages, topics, the bus, the lifecycle, errors."""

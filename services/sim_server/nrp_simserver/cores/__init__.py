@@ -1,0 +1,1 @@
+"""The co-simulation cores behind one interface."""
