@@ -1,1 +1,57 @@
-"""The co-simulation cores behind one interface."""
+"""The co-simulation cores behind one interface, `NrpCore`; `create_core` picks the one that can run an experiment.
+
+The methods and their returns are those of nrp_client's `NrpCore` (nrp-core 1.4), so that an experiment cannot tell which
+core drives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+DataPublisher = Callable[[str, bytes, int, bool], None]
+"""Publishes streamed data: (topic below the simulation's, e.g. "data/camera"; payload; QoS 0..2; retained)."""
+
+
+class NrpCore(Protocol):
+    """One co-simulation: engines and functions stepped in lockstep. Not thread-safe: one thread makes all the calls."""
+
+    @property
+    def timestep_ns(self) -> int:
+        """The simulated time of one `run_loop(1)`, the smallest EngineTimestep, in nanoseconds."""
+
+    @property
+    def timeout_ns(self) -> int:
+        """The SimulationTimeout in nanoseconds, 0 for none."""
+
+    def initialize(self) -> list[Any]:
+        """Start the engines and load the functions.
+
+        Returns:
+            The observations: the datapacks that functions ask of the engines, in order.
+        """
+
+    def run_loop(self, num_iterations: int = 1) -> tuple[bool, list[Any]]:
+        """Advance by `num_iterations` smallest timesteps.
+
+        Returns:
+            Whether the status function reported done, and the trajectory gathered since, when it did.
+        """
+
+    def run_until_timeout(self) -> tuple[bool, bool, list[Any]]:
+        """Advance until the status function reports done or the timeout is reached: (done, timed_out, trajectory)."""
+
+    def reset(self) -> list[Any]:
+        """Bring the co-simulation back to t = 0. Returns the observations, as `initialize` does."""
+
+    def shutdown(self) -> None:
+        """End all engines. May be called in any state, repeatedly."""
+
+    def set_json_datapack(self, datapack_name: str, engine_name: str, payload: Any) -> None:
+        """Hand `payload` (JSON values) to an engine with the next `run_loop` or `reset`."""
+
+    def set_proto_datapack(self, datapack_name: str, engine_name: str, payload: Any) -> None:
+        """Hand a protobuf message to an engine with the next `run_loop` or `reset`."""
+
+    def current_state(self) -> str:
+        """One of Created, Initialized, Running, Stopped, Failed."""
