@@ -1,6 +1,7 @@
 """Everything that can go wrong and that somebody can do something about: one root, one class a cause.
 
-The message of an error says what is wrong and where. Raised without arguments, an error says its docstring's first line.
+The message of an error says what is wrong and where. Raised without a message, an error says its docstring's first
+line.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class SettingsError(NRPError):
     """A setting is missing, malformed or contradicts another one."""
 
 
-# -- the bus ------------------------------------------------------------------------------------------------------------
+# -- the bus ---------------------------------------------------------------------------------------------------------
 
 
 class BusUnavailable(NRPError):
@@ -34,7 +35,7 @@ class CommandRefused(NRPError):
     """The receiver of a command answered that it will not carry it out."""
 
 
-# -- the storage --------------------------------------------------------------------------------------------------------
+# -- the storage -----------------------------------------------------------------------------------------------------
 
 
 class StorageError(NRPError):
@@ -57,7 +58,7 @@ class InvalidToken(StorageError):
     """The Storage Server does not know the bearer token."""
 
 
-# -- the lifecycle ------------------------------------------------------------------------------------------------------
+# -- the lifecycle ---------------------------------------------------------------------------------------------------
 
 
 class InvalidTransition(NRPError):
@@ -73,7 +74,7 @@ class SimulationFinal(NRPError):
     """The state transition is invalid (The simulation requested is finalized)"""  # noqa: D400, D415  the wire's words
 
 
-# -- the experiment -----------------------------------------------------------------------------------------------------
+# -- the experiment --------------------------------------------------------------------------------------------------
 
 
 class ExperimentError(NRPError):

@@ -1,0 +1,427 @@
+"""The message bus: one MQTT 5 connection a process, kept alive, with requests that are answered.
+
+What a caller may rely on:
+
+- Nothing here blocks on the network but `Bus.request` and `Bus.wait_until_connected`, each with a time-out.
+- After a lost connection the bus connects again with random back-off, subscribes again and publishes its own retained
+  state (`Bus.retain`) again, since the broker may have lost it, or have published a last will over it.
+- A request reaches its handler at most once. It goes out at QoS 0 and again after 50, 200 and 800 ms with the same
+  correlation until it is acknowledged: the answer is the acknowledgement, which is quicker than QoS 1. A repeated
+  correlation is answered again, never executed again; a request whose asker has given up is not executed at all.
+- Handlers run one after another in the bus's own thread, never in the network's: they may take a lock, not long.
+
+MQTT 5 says what is used here in 4.10 (request and response), 3.3.2.3.3 (message expiry) and 3.1.2.5 (last will).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import socket
+import ssl
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.matcher import MQTTMatcher
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from nrp_common.errors import BusUnavailable, CommandTimeout
+from nrp_common.messages import Message, Reply, Request
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_S = 60
+"""A script that holds the interpreter lock for long is no lost client."""
+
+RESEND_AFTER_S = (0.05, 0.2, 0.8)
+"""When an unacknowledged request goes out again, in seconds after the last time."""
+
+REMEMBER_ANSWERS = 1000
+"""How many answers are kept for requests that arrive again; a resend comes at most 1.05 s after the first."""
+
+QUEUED_WHILE_AWAY = 10_000
+"""How many QoS 1 messages wait for a broker that is away, before the oldest are kept and new ones dropped."""
+
+RequestT = TypeVar("RequestT", bound=Request)
+Handler = Callable[[str, bytes], None]
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """Where the broker is and how to get in.
+
+    Attributes:
+        host: a name or address.
+        port: of MQTT 5 over TCP.
+        username: None to connect without one.
+        password: goes with `username`.
+        tls: whether to speak TLS, with the system's certificate authorities and those in `ca_file`.
+        ca_file: a PEM file of further certificate authorities, None for the system's only.
+    """
+
+    host: str = "localhost"
+    port: int = 1883
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca_file: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Will:
+    """What the broker publishes, retained at QoS 1, when this client is lost without a goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+class Responder:
+    """Answers one request. May be handed to another thread."""
+
+    def __init__(self, bus: Bus, response_topic: str, correlation: bytes) -> None:
+        self._bus = bus
+        self._response_topic = response_topic
+        self._correlation = correlation
+        self._latest: Reply | None = None
+
+    def accept(self) -> None:
+        """Acknowledge: the request will be carried out, its last answer follows. Ends the resending."""
+        self.reply(Reply())
+
+    def reply(self, reply: Reply) -> None:
+        """Answer. What was said last is said again when the request arrives again."""
+        self._latest = reply
+        self._send(reply)
+
+    def repeat(self) -> None:
+        """Say the latest answer again."""
+        if self._latest is not None:
+            self._send(self._latest)
+
+    def _send(self, reply: Reply) -> None:
+        self._bus.publish(self._response_topic, reply, correlation=self._correlation)
+
+
+class _PendingRequest:
+    """A request that waits for its answers."""
+
+    def __init__(self) -> None:
+        self.acknowledged = threading.Event()
+        self.answered = threading.Event()
+        self.answer: Reply | None = None
+
+    def take(self, reply: Reply) -> None:
+        if reply.is_last:
+            self.answer = reply
+            self.answered.set()
+        self.acknowledged.set()
+
+
+class Bus:
+    """A process's connection to the bus.
+
+    Args:
+        broker: where it is.
+        name: what this process is, such as `gateway`; client ids are unique all the same.
+        reply_topic: where answers to this process's requests arrive, None when it makes none.
+        will: what the broker says when this process is lost.
+        on_connected: called in the bus's thread after each connection, subscriptions and retained state being sent.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerAddress,
+        name: str,
+        *,
+        reply_topic: str | None = None,
+        will: Will | None = None,
+        on_connected: Callable[[], None] | None = None,
+    ) -> None:
+        self.broker = broker
+        self.client_id = f"nrp_{name}_{uuid.uuid4().hex}"
+        self._reply_topic = reply_topic
+        self._on_connected = on_connected
+        self._connected = threading.Event()
+        self._refusal: str | None = None
+        self._closing = False
+        self._work: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the four below
+        self._handlers: dict[str, tuple[int, Callable[[mqtt.MQTTMessage], None]]] = {}
+        self._retained: dict[str, bytes] = {}
+        self._pending: dict[bytes, _PendingRequest] = {}
+        self._answered: OrderedDict[bytes, Responder] = OrderedDict()
+        self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
+        self._client = self._new_client(will)
+        self._dispatcher = threading.Thread(target=self._dispatch, name="bus", daemon=True)
+
+    def _new_client(self, will: Will | None) -> mqtt.Client:
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=mqtt.MQTTv5)
+        client.on_connect = self._connection_made
+        client.on_disconnect = self._connection_lost
+        client.on_message = self._message_arrived
+        client.on_socket_open = _send_small_packets_at_once
+        client.max_queued_messages_set(QUEUED_WHILE_AWAY)
+        client.max_inflight_messages_set(100)
+        if self.broker.username is not None:
+            client.username_pw_set(self.broker.username, self.broker.password)
+        if self.broker.tls:
+            client.tls_set_context(ssl.create_default_context(cafile=self.broker.ca_file))
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        return client
+
+    # -- connection ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect in the background, for as long as it takes."""
+        self._dispatcher.start()
+        self._back_off_randomly()
+        self._client.connect_async(self.broker.host, self.broker.port, keepalive=KEEPALIVE_S)
+        self._client.loop_start()
+
+    def wait_until_connected(self, timeout: float) -> None:
+        """Wait for the connection.
+
+        Raises:
+            BusUnavailable: the broker could not be reached within `timeout` seconds, or refused this client.
+        """
+        if not self._connected.wait(timeout):
+            reason = self._refusal or f"no connection after {timeout:g} s"
+            raise BusUnavailable(f"The MQTT broker at {self.broker} cannot be reached: {reason}")
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection at this moment, as far as is known."""
+        return self._connected.is_set()
+
+    def close(self, *, linger_s: float = 1.0) -> None:
+        """Say goodbye to the broker; what is queued at QoS 1 gets `linger_s` seconds to be delivered."""
+        deadline = time.monotonic() + linger_s
+        while self.is_connected and self._client.want_write() and time.monotonic() < deadline:
+            time.sleep(0.002)  # paho offers no event for an empty output queue
+        self._closing = True
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._work.put(None)
+        if self._dispatcher.is_alive() and self._dispatcher is not threading.current_thread():
+            self._dispatcher.join(timeout=linger_s)
+
+    def _back_off_randomly(self) -> None:
+        # Clients that lost the same broker must not come back in step. paho doubles the delay up to the maximum.
+        minimum, maximum = random.uniform(0.05, 0.3), random.uniform(1.0, 3.0)  # noqa: S311
+        self._client.reconnect_delay_set(minimum, maximum)  # type: ignore[arg-type]  # fractions work, as its wait is timed
+
+    def _connection_made(
+        self, _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        if reason.is_failure:
+            self._refusal = f"it says {reason}"
+            log.error("The MQTT broker at %s refused the connection: %s", self.broker, reason)
+            return
+        self._refusal = None
+        with self._lock:
+            filters = [(topic_filter, qos) for topic_filter, (qos, _) in self._handlers.items()]
+        if self._reply_topic is not None:
+            filters.append((self._reply_topic, 0))
+        if filters:
+            self._client.subscribe(filters)
+        self._connected.set()
+        self._work.put((self._publish_own_state_again, ()))
+
+    def _publish_own_state_again(self) -> None:
+        with self._lock:
+            retained = list(self._retained.items())
+        for topic, payload in retained:
+            self._client.publish(topic, payload, qos=1, retain=True)
+        if self._on_connected is not None:
+            self._on_connected()
+
+    def _connection_lost(
+        self, _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        self._connected.clear()
+        self._back_off_randomly()
+        if not self._closing:
+            log.warning("Lost the MQTT broker at %s (%s), connecting again", self.broker, reason)
+
+    # -- publishing ----------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        topic: str,
+        payload: Message | bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        response_topic: str | None = None,
+        correlation: bytes | None = None,
+    ) -> None:
+        """Publish and return at once. While the broker is away QoS 0 is lost, QoS 1 waits."""
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if expiry_s is not None:
+            properties.MessageExpiryInterval = expiry_s
+        if response_topic is not None:
+            properties.ResponseTopic = response_topic
+        if correlation is not None:
+            properties.CorrelationData = correlation
+        data = payload if isinstance(payload, bytes) else payload.to_json()
+        self._client.publish(topic, data, qos=qos, retain=retain, properties=properties)
+
+    def retain(self, topic: str, payload: Message | bytes) -> None:
+        """Publish this process's state, retained at QoS 1, and again after each reconnect until `forget` is called."""
+        data = payload if isinstance(payload, bytes) else payload.to_json()
+        with self._lock:
+            self._retained[topic] = data
+        # While the broker is away only the newest matters: queued older states must not overwrite it afterwards.
+        if self.is_connected:
+            self._client.publish(topic, data, qos=1, retain=True)
+
+    def forget(self, topic: str, *, clear: bool = True) -> None:
+        """Stop publishing `topic` again after a reconnect; with `clear` also remove it from the broker."""
+        with self._lock:
+            self._retained.pop(topic, None)
+        if clear:
+            self._client.publish(topic, b"", qos=1, retain=True)
+
+    # -- subscribing ---------------------------------------------------------------------------------------------------
+
+    def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:
+        """Call `handler(topic, payload)` for each message. One handler a filter."""
+        self._add_handler(topic_filter, qos, lambda message: handler(message.topic, bytes(message.payload)))
+
+    def serve(
+        self, topic: str, request_type: type[RequestT], handler: Callable[[RequestT, Responder], None], *, qos: int = 0
+    ) -> None:
+        """Call `handler(request, responder)` for each new request on `topic`.
+
+        A request that holds no `request_type`, names no response topic or is late is logged and dropped.
+        """
+
+        def take(message: mqtt.MQTTMessage) -> None:
+            response_topic = getattr(message.properties, "ResponseTopic", None)
+            correlation = getattr(message.properties, "CorrelationData", None)
+            request = request_type.from_json(bytes(message.payload))
+            if request is None or response_topic is None or correlation is None:
+                log.warning("Ignored what is no %s on %s: %.200r", request_type.__name__, topic, message.payload)
+                return
+            with self._lock:
+                responder = self._answered.get(correlation)
+            if responder is not None:
+                responder.repeat()
+                return
+            if request.is_late:
+                log.warning("Ignored a %s on %s whose asker has given up", request_type.__name__, topic)
+                return
+            responder = Responder(self, response_topic, correlation)
+            with self._lock:
+                self._answered[correlation] = responder
+                if len(self._answered) > REMEMBER_ANSWERS:
+                    self._answered.popitem(last=False)
+            handler(request, responder)
+
+        self._add_handler(topic, qos, take)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Undo `subscribe` or `serve`."""
+        with self._lock:
+            if self._handlers.pop(topic_filter, None) is None:
+                return
+            del self._matcher[topic_filter]  # type: ignore[no-untyped-call]
+        self._client.unsubscribe(topic_filter)
+
+    def _add_handler(self, topic_filter: str, qos: int, take: Callable[[mqtt.MQTTMessage], None]) -> None:
+        with self._lock:
+            self._handlers[topic_filter] = (qos, take)
+            self._matcher[topic_filter] = take
+        if self.is_connected:
+            self._client.subscribe(topic_filter, qos)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def request(self, topic: str, request: Request, *, timeout: float) -> Reply:
+        """Ask, and wait for the last answer.
+
+        Raises:
+            BusUnavailable: there is no connection to the broker.
+            CommandTimeout: no last answer within `timeout` seconds.
+        """
+        if not self.is_connected:
+            raise BusUnavailable(f"There is no connection to the MQTT broker at {self.broker}")
+        with self._awaiting_answers() as (correlation, pending):
+            deadline = time.monotonic() + timeout
+            for pause in (*RESEND_AFTER_S, timeout):
+                self.publish(
+                    topic,
+                    request,
+                    expiry_s=max(1, round(timeout)),
+                    response_topic=self._reply_topic,
+                    correlation=correlation,
+                )
+                if pending.acknowledged.wait(min(pause, max(0.0, deadline - time.monotonic()))):
+                    break
+            if not pending.answered.wait(max(0.0, deadline - time.monotonic())):
+                heard = "was accepted but not carried out" if pending.acknowledged.is_set() else "got no answer"
+                raise CommandTimeout(f"A request on {topic} {heard} within {timeout:g} s")
+        assert pending.answer is not None
+        return pending.answer
+
+    @contextmanager
+    def _awaiting_answers(self) -> Iterator[tuple[bytes, _PendingRequest]]:
+        assert self._reply_topic is not None, "a Bus that makes requests is made with a reply_topic"
+        correlation, pending = uuid.uuid4().bytes, _PendingRequest()
+        with self._lock:
+            self._pending[correlation] = pending
+        try:
+            yield correlation, pending
+        finally:
+            with self._lock:
+                del self._pending[correlation]
+
+    # -- arrival -------------------------------------------------------------------------------------------------------
+
+    def _message_arrived(self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        if message.topic == self._reply_topic:
+            self._answer_arrived(message)
+        else:
+            self._work.put((self._handle, (message,)))
+
+    def _answer_arrived(self, message: mqtt.MQTTMessage) -> None:
+        reply = Reply.from_json(bytes(message.payload))
+        with self._lock:
+            pending = self._pending.get(getattr(message.properties, "CorrelationData", b""))
+        if reply is not None and pending is not None:
+            pending.take(reply)
+
+    def _handle(self, message: mqtt.MQTTMessage) -> None:
+        with self._lock:
+            handlers = list(self._matcher.iter_match(message.topic))  # type: ignore[no-untyped-call]
+        for handler in handlers:
+            handler(message)
+
+    def _dispatch(self) -> None:
+        while (work := self._work.get()) is not None:
+            call, arguments = work
+            try:
+                call(*arguments)
+            except Exception:
+                log.exception("A handler of bus messages failed")
+
+
+def _send_small_packets_at_once(_client: mqtt.Client, _userdata: object, sock: Any) -> None:
+    # paho leaves Nagle's algorithm on: a round trip at QoS 1 then takes 44 ms instead of 0.8.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,253 @@
+"""The payloads on the bus, all JSON, each a pydantic model. The AsyncAPI document is generated from them.
+
+`Status`, `Progress`, `RuntimeErrorReport` and the first four fields of `LifecycleMessage` are what NRP 4 frontends
+read.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from nrp_common.lifecycle import SimulationEvent, SimulationState
+
+
+class Message(BaseModel):
+    """A payload. Unknown fields are ignored, so that versions can run side by side."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="ignore", frozen=True)
+
+    def to_json(self) -> bytes:
+        """The payload as it goes onto the bus."""
+        return self.model_dump_json(by_alias=True).encode()
+
+    @classmethod
+    def from_json(cls, payload: bytes) -> Self | None:
+        """The message in `payload`, None when it holds none: anybody may write anything onto a bus."""
+        try:
+            return cls.model_validate_json(payload)
+        except ValidationError:
+            return None
+
+
+# -- what frontends read ---------------------------------------------------------------------------------------------
+
+
+class Status(Message):
+    """Times and state of a simulation, on each change of state and at the status rate.
+
+    All times are in seconds; `simulation_time_left` is 0 when the experiment has no time-out.
+    """
+
+    real_time: FiniteFloat = Field(0.0, alias="realTime")
+    simulation_time: FiniteFloat = Field(0.0, alias="simulationTime")
+    state: SimulationState
+    simulation_time_left: FiniteFloat = Field(0.0, alias="simulationTimeLeft")
+
+
+class Task(Message):
+    """A task that takes a while, in the words shown to the user."""
+
+    task: str
+    subtask: str = ""
+    number_of_subtasks: int = 0
+    subtask_index: int = 0
+    block_ui: bool = True
+
+
+class TaskDone(Message):
+    """The end of a task announced before."""
+
+    task: str
+    done: bool = True
+
+
+class Progress(Message):
+    """A progress message, on the status topic but without a state."""
+
+    progress: Task | TaskDone
+
+
+class ErrorType(StrEnum):
+    """The four kinds of error that frontends know."""
+
+    LOADING = "Loading"
+    COMPILE = "Compile"
+    RUNTIME = "Runtime"
+    SIMULATION_TIMEOUT = "SimTimeout"
+
+
+class RuntimeErrorReport(Message):
+    """What went wrong in an experiment: the deepest place inside the experiment's own files.
+
+    `line_number` counts from 1, `offset` is the column from 1; both are -1 where unknown.
+    """
+
+    sim_id: str
+    msg: str
+    error_type: ErrorType
+    file_name: str = Field("", alias="fileName")
+    line_number: int = -1
+    offset: int = -1
+    line_text: str = ""
+
+
+PENDING: Final = "pending"
+"""Stands for the name of an archive that the launcher keeps until the Storage Server takes it."""
+
+
+class Archives(Message):
+    """Names of the archives stored in the experiment.
+
+    None: nothing to store. `PENDING`: kept safe by the launcher until the Storage Server takes it.
+    """
+
+    logs: str | None = None
+    results: str | None = None
+
+
+class LifecycleMessage(Message):
+    """A transition of a simulation.
+
+    A mirror ignores what is older than what it knows: a message counts when its `seq` is larger than the last one's.
+    """
+
+    source_node: str
+    source_state: SimulationState
+    event: SimulationEvent
+    target_state: SimulationState
+    incarnation: str = ""
+    """The simulation server's start, a uuid."""
+    seq: int = Field(0, ge=0)
+    """Counts up within a simulation."""
+    time: FiniteFloat = Field(default_factory=time.time)
+    """When, in seconds since 1970."""
+    reason: str | None = None
+    """Why it failed, or was stopped by somebody else than its owner."""
+    logs: str | None = None
+    results: str | None = None
+    """Of a final state: as in `Archives`."""
+
+
+# -- presence --------------------------------------------------------------------------------------------------------
+
+
+class ServerPresence(Message):
+    """Whether a simulation server is connected."""
+
+    online: bool
+    simulation_id: int | None = None
+
+
+class LauncherPresence(Message):
+    """Whether a launcher is connected, and what it can take."""
+
+    online: bool
+    capacity: int = Field(0, ge=0)
+    running: int = Field(0, ge=0)
+    labels: list[str] = Field(default_factory=list)
+    version: str = ""
+
+
+# -- requests and their answers --------------------------------------------------------------------------------------
+
+
+class Request(Message):
+    """Something asked over the bus."""
+
+    deadline: FiniteFloat
+    """In seconds since 1970: afterwards the asker has given up, and the request must not be carried out any more."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the asker has given up."""
+        return time.time() > self.deadline
+
+
+class CommandEvent(StrEnum):
+    """What a gateway may ask of a simulation."""
+
+    STARTED = "started"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    RESET = "reset"
+    STEP = "step"
+
+
+class Command(Request):
+    """A lifecycle command to a simulation server."""
+
+    event: CommandEvent
+    iterations: int = Field(1, ge=1)
+    """Of a step: how many of the smallest timesteps."""
+
+
+class Launch(Request):
+    """All that a launcher needs to launch a simulation. Repeated for the same simulation it changes nothing."""
+
+    simulation_id: int = Field(ge=0)
+    experiment_id: str
+    configuration: str
+    main_script: str
+    owner: str
+    sealed_token: str = ""
+    """The owner's bearer token, encrypted: the bus is public."""
+
+
+class ArchiveKind(StrEnum):
+    """The two archives of a simulation."""
+
+    LOGS = "logs"
+    RESULTS = "results"
+
+
+class Collect(Request):
+    """Asks a launcher to put the logs or results so far into the experiment, for a gateway to fetch."""
+
+    simulation_id: int
+    kind: ArchiveKind
+
+
+class Refusal(StrEnum):
+    """Why a request was not carried out."""
+
+    FULL = "full"
+    """No room for another simulation now."""
+    INVALID = "invalid"
+    """The state does not allow it."""
+    UNKNOWN = "unknown"
+    """The receiver does not know the simulation."""
+    STORAGE = "storage"
+    """The Storage Server could not be reached."""
+    FAILED = "failed"
+    """It was tried and went wrong."""
+
+
+class Reply(Message):
+    """An answer. The first one only acknowledges; one with a `state`, an `archive` or an `error` is the last."""
+
+    accepted: bool = True
+    state: SimulationState | None = None
+    incarnation: str | None = None
+    seq: int | None = None
+    archive: str | None = None
+    error: str | None = None
+    refusal: Refusal | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no further answer follows."""
+        return self.state is not None or self.archive is not None or self.error is not None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schemas of all messages, by class name."""
+    return {model.__name__: model.model_json_schema(by_alias=True) for model in _leaves(Message)}
+
+
+def _leaves(model: type[Message]) -> list[type[Message]]:
+    subclasses = model.__subclasses__()
+    return [leaf for subclass in subclasses for leaf in _leaves(subclass)] if subclasses else [model]
