@@ -25,7 +25,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -164,6 +164,7 @@ class Bus:
         self._retained: dict[str, bytes] = {}
         self._pending: dict[bytes, _PendingRequest] = {}
         self._answered: OrderedDict[bytes, Responder] = OrderedDict()
+        self._latest_publication: mqtt.MQTTMessageInfo | None = None
         self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
         self._client = self._new_client(will)
         self._dispatcher = threading.Thread(target=self._dispatch, name="bus", daemon=True)
@@ -208,11 +209,17 @@ class Bus:
         """Whether there is a connection at this moment, as far as is known."""
         return self._connected.is_set()
 
+    def flush(self, timeout: float) -> None:
+        """Wait until all that was published is delivered (QoS 1: acknowledged), at most `timeout` seconds."""
+        latest = self._latest_publication
+        if latest is None or not self.is_connected:
+            return
+        with suppress(RuntimeError, ValueError):  # the connection went, or the queue was full
+            latest.wait_for_publish(timeout)
+
     def close(self, *, linger_s: float = 1.0) -> None:
-        """Say goodbye to the broker; what is queued at QoS 1 gets `linger_s` seconds to be delivered."""
-        deadline = time.monotonic() + linger_s
-        while self.is_connected and self._client.want_write() and time.monotonic() < deadline:
-            time.sleep(0.002)  # paho offers no event for an empty output queue
+        """Say goodbye to the broker; what is still on its way gets `linger_s` seconds to be delivered."""
+        self.flush(linger_s)
         self._closing = True
         self._client.disconnect()
         self._client.loop_stop()
@@ -280,7 +287,7 @@ class Bus:
         if correlation is not None:
             properties.CorrelationData = correlation
         data = payload if isinstance(payload, bytes) else payload.to_json()
-        self._client.publish(topic, data, qos=qos, retain=retain, properties=properties)
+        self._latest_publication = self._client.publish(topic, data, qos=qos, retain=retain, properties=properties)
 
     def retain(self, topic: str, payload: Message | bytes) -> None:
         """Publish this process's state, retained at QoS 1, and again after each reconnect until `forget` is called."""
@@ -289,14 +296,14 @@ class Bus:
             self._retained[topic] = data
         # While the broker is away only the newest matters: queued older states must not overwrite it afterwards.
         if self.is_connected:
-            self._client.publish(topic, data, qos=1, retain=True)
+            self._latest_publication = self._client.publish(topic, data, qos=1, retain=True)
 
     def forget(self, topic: str, *, clear: bool = True) -> None:
         """Stop publishing `topic` again after a reconnect; with `clear` also remove it from the broker."""
         with self._lock:
             self._retained.pop(topic, None)
         if clear:
-            self._client.publish(topic, b"", qos=1, retain=True)
+            self._latest_publication = self._client.publish(topic, b"", qos=1, retain=True)
 
     # -- subscribing ---------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,12 @@ class Status(Message):
     simulation_time_left: FiniteFloat = Field(0.0, alias="simulationTimeLeft")
 
 
+class FailedStatus(Status):
+    """The last status of a simulation that failed."""
+
+    error: str
+
+
 class Task(Message):
     """A task that takes a while, in the words shown to the user."""
 
@@ -245,9 +251,8 @@ class Reply(Message):
 
 def json_schema() -> dict[str, Any]:
     """The JSON schemas of all messages, by class name."""
-    return {model.__name__: model.model_json_schema(by_alias=True) for model in _leaves(Message)}
+    return {model.__name__: model.model_json_schema(by_alias=True) for model in _descendants(Message)}
 
 
-def _leaves(model: type[Message]) -> list[type[Message]]:
-    subclasses = model.__subclasses__()
-    return [leaf for subclass in subclasses for leaf in _leaves(subclass)] if subclasses else [model]
+def _descendants(model: type[Message]) -> list[type[Message]]:
+    return [each for subclass in model.__subclasses__() for each in (subclass, *_descendants(subclass))]

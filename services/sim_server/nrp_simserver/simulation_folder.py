@@ -1,0 +1,112 @@
+"""What launcher and simulation server hand each other: the simulation's folder, what to run in it, how far it got."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from nrp_common.lifecycle import SimulationState
+
+
+class ServerSetup(BaseModel):
+    """All that a simulation server needs to run one simulation.
+
+    Attributes:
+        simulation_id: of the simulation.
+        incarnation: of this start of a server, a uuid.
+        folder: the simulation's folder, absolute.
+        configuration: the configuration's name in the experiment.
+        main_script: the main script's name in the experiment.
+        broker_host: where the bus is.
+        broker_port: of MQTT 5 over TCP.
+        broker_username: None to connect without one.
+        broker_password: goes with `broker_username`.
+        broker_tls: whether to speak TLS.
+        broker_ca_file: a PEM file of further certificate authorities.
+        mqtt_prefix: put before all topics.
+        status_interval_s: seconds between two status messages.
+        core: which co-simulation core to use: `auto`, or one by name.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    simulation_id: int
+    incarnation: str
+    folder: Path
+    configuration: str
+    main_script: str
+    broker_host: str
+    broker_port: int
+    broker_username: str | None = None
+    broker_password: str | None = None
+    broker_tls: bool = False
+    broker_ca_file: str | None = None
+    mqtt_prefix: str = ""
+    status_interval_s: float = 1.0
+    core: str = "auto"
+
+
+class Journal(BaseModel):
+    """How far a simulation server got, written on each transition and read by its launcher when it has ended.
+
+    Attributes:
+        state: the last one.
+        seq: the last lifecycle message's.
+        simulation_time: in seconds.
+        real_time: in seconds.
+        simulation_time_left: in seconds, 0 without a time-out.
+        stopping: whether the server was asked to stop and ended in order.
+        error: the reason when it failed.
+    """
+
+    state: SimulationState = SimulationState.CREATED
+    seq: int = 0
+    simulation_time: float = 0.0
+    real_time: float = 0.0
+    simulation_time_left: float = 0.0
+    stopping: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class SimulationFolder:
+    """The folder of one simulation.
+
+    Attributes:
+        path: the folder.
+        simulation_id: of the simulation.
+    """
+
+    path: Path
+    simulation_id: int
+
+    @property
+    def experiment(self) -> Path:
+        """The clone of the experiment; the working directory of script, engines and external processes."""
+        return self.path / "experiment"
+
+    @property
+    def log(self) -> Path:
+        """Everything that the simulation, its engines and its external processes write to stdout and stderr."""
+        return self.path / f"simulation_{self.simulation_id}.log"
+
+    @property
+    def journal(self) -> Path:
+        """Where the server's journal is."""
+        return self.path / "journal.json"
+
+    def write_journal(self, journal: Journal) -> None:
+        """Replace the journal; a reader sees the old one or the new one."""
+        new = self.journal.with_suffix(".new")
+        new.write_text(journal.model_dump_json())
+        os.replace(new, self.journal)  # noqa: PTH105  the name says what it is for
+
+    def read_journal(self) -> Journal:
+        """The journal, a fresh one when the server has not written any."""
+        try:
+            return Journal.model_validate_json(self.journal.read_bytes())
+        except FileNotFoundError:
+            return Journal()
