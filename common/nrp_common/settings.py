@@ -32,7 +32,7 @@ class CommonSettings(BaseSettings):
     mqtt_ca_file: Path | None = None
     """A PEM file of certificate authorities that the broker's certificate may be signed by, beside the system's."""
     storage_url: str = ""
-    """The Storage Server's base address: `<storage_url>/identity/me` and `<storage_url>/storage/<experiment>` are asked.
+    """The Storage Server's base: `<storage_url>/identity/me` and `<storage_url>/storage/<experiment>` are asked.
     Without one the gateway's own storage is used."""
     storage_address: str = Field("", validation_alias="STORAGE_ADDRESS")
     storage_port: int = Field(9000, validation_alias="STORAGE_PORT")
