@@ -1,0 +1,57 @@
+"""The command `nrp`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from nrp_cli import experiments, simulations
+from nrp_cli.run import run
+from nrp_cli.terminal import console, reports_errors
+from nrp_cli.up import up
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="The Neurorobotics Platform's backend: run experiments that couple a simulated body and a simulated brain.",
+)
+app.command("up")(up)
+app.command("run")(run)
+app.add_typer(experiments.app, name="experiments")
+app.add_typer(simulations.app, name="simulations")
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Options that stand before any command."""
+    if show_version:
+        console.print(version("nrp-backend"))
+        raise typer.Exit
+
+
+@app.command("gateway")
+@reports_errors
+def gateway() -> None:
+    """Run the REST gateway alone; settings come from NRP_* variables."""
+    from nrp_gateway.serve import serve  # the other commands need no web server
+    from nrp_gateway.settings import GatewaySettings
+
+    serve(GatewaySettings.load())
+
+
+@app.command("launcher")
+@reports_errors
+def launcher() -> None:
+    """Run the launcher of simulation servers alone; settings come from NRP_* variables."""
+    from nrp_simserver.launcher import main as serve  # the other commands need no simulation server
+    from nrp_simserver.settings import LauncherSettings
+
+    serve(LauncherSettings.load())
+
+
+if __name__ == "__main__":
+    app()
