@@ -1,6 +1,6 @@
-"""A broker for a single machine, bound to loopback: Mosquitto when it is installed, else the one that comes with `nrp`.
+"""A broker for a single machine, bound to loopback: Mosquitto when installed, else the one that comes with `nrp`.
 
-Both serve MQTT 3.1.1 and 5 over TCP and MQTT 3.1.1 over WebSocket. Mosquitto does both protocol versions on one port; the
+Both serve MQTT 3.1.1 and 5 over TCP and MQTT 3.1.1 over WebSocket. Mosquitto does both versions on one port; the
 embedded one (package iotcore, which is rumqttd) wants a port for each. Run as a module this is the embedded broker's
 process: `python -m nrp_cli.local_broker <configuration.toml>`.
 """

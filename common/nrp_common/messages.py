@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -247,12 +247,3 @@ class Reply(Message):
     def is_last(self) -> bool:
         """Whether no further answer follows."""
         return self.state is not None or self.archive is not None or self.error is not None
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schemas of all messages, by class name."""
-    return {model.__name__: model.model_json_schema(by_alias=True) for model in _descendants(Message)}
-
-
-def _descendants(model: type[Message]) -> list[type[Message]]:
-    return [each for subclass in model.__subclasses__() for each in (subclass, *_descendants(subclass))]
