@@ -1,10 +1,12 @@
-"""The AsyncAPI 3.0 document of the bus, generated from the topics and messages: what is on the wire, and who says it."""
+"""The AsyncAPI 3.0 document of the bus, generated from topics and messages: what is on the wire, and who says it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+
+from pydantic.json_schema import models_json_schema
 
 from nrp_common import messages
 from nrp_common.messages import Message
@@ -167,7 +169,10 @@ CHANNELS = (
 def asyncapi_document() -> dict[str, Any]:
     """The document as JSON values."""
     names = [_name(channel) for channel in CHANNELS]
-    used = {payload for channel in CHANNELS for payload in channel.payloads}
+    used = sorted({payload for channel in CHANNELS for payload in channel.payloads}, key=lambda model: model.__name__)
+    _, schemas = models_json_schema(
+        [(payload, "validation") for payload in used], by_alias=True, ref_template="#/components/schemas/{model}"
+    )
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -188,9 +193,13 @@ def asyncapi_document() -> dict[str, Any]:
         },
         "components": {
             "messages": {
-                payload.__name__: {"name": payload.__name__, "payload": payload.model_json_schema(by_alias=True)}
-                for payload in sorted(used, key=lambda model: model.__name__)
-            }
+                payload.__name__: {
+                    "name": payload.__name__,
+                    "payload": {"$ref": f"#/components/schemas/{payload.__name__}"},
+                }
+                for payload in used
+            },
+            "schemas": schemas["$defs"],
         },
     }
 

@@ -20,7 +20,9 @@ from nrp_common.topics import Topics
 class CommonSettings(BaseSettings):
     """What gateway and launcher share."""
 
-    model_config = SettingsConfigDict(env_prefix="NRP_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="NRP_", env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     mqtt_broker_address: str = "localhost:1883"
     """`host` or `host:port` of the broker."""

@@ -1,0 +1,152 @@
+"""Write the generated references: REST (OpenAPI), MQTT (AsyncAPI) and settings, from the code that they describe.
+
+python docs/generate.py           write them
+python docs/generate.py --check   exit with 1 when one is not what the code says
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from nrp_common.asyncapi import CHANNELS, asyncapi_document
+from nrp_common.settings import CommonSettings
+from nrp_gateway.app import openapi_document
+from nrp_gateway.settings import GatewaySettings
+from nrp_simserver.settings import LauncherSettings
+from pydantic.fields import FieldInfo
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def generated() -> dict[str, str]:
+    """The files below `reference/`, by name."""
+    return {
+        "openapi.json": json.dumps(openapi_document(), indent=2, sort_keys=True) + "\n",
+        "asyncapi.json": json.dumps(asyncapi_document(), indent=2) + "\n",
+        "rest.md": _rest_page(),
+        "mqtt.md": _mqtt_page(),
+        "settings.md": _settings_page(),
+    }
+
+
+def _rest_page() -> str:
+    lines = [
+        "# REST reference",
+        "",
+        "Generated from the code; as a document for machines: [openapi.json](openapi.json), or `/openapi` of a gateway.",
+        "",
+        "| call | what it does | answers |",
+        "|---|---|---|",
+    ]
+    for path, operations in openapi_document()["paths"].items():
+        for method, operation in operations.items():
+            answers = ", ".join(sorted(operation["responses"]))
+            what = operation.get("summary") or operation.get("description") or ""
+            lines.append(f"| `{method.upper()} {path}` | {_cell(what)} | {answers} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mqtt_page() -> str:
+    lines = [
+        "# MQTT reference",
+        "",
+        "Generated from the code; as a document for machines: [asyncapi.json](asyncapi.json). All topics may carry a",
+        "prefix: `<prefix>/nrp_simulation/...`.",
+        "",
+        "| topic | what | from | to | QoS | retained | payload |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for channel in CHANNELS:
+        payloads = ", ".join(f"[{payload.__name__}](#{payload.__name__.lower()})" for payload in channel.payloads)
+        retained = "yes" if channel.retained else "no"
+        lines.append(
+            f"| `{channel.topic}` | {_cell(channel.summary)} | {channel.senders} | {channel.receivers} "
+            f"| {channel.qos} | {retained} | {payloads or 'raw'} |"
+        )
+    for name, schema in asyncapi_document()["components"]["schemas"].items():
+        lines += ["", f"## {name}", "", _prose(schema.get("description", "")), ""]
+        if "enum" in schema:
+            lines.append("One of " + ", ".join(f"`{value}`" for value in schema["enum"]) + ".")
+            continue
+        lines += ["| field | type | must be there |", "|---|---|---|"]
+        required = schema.get("required", [])
+        for field, described in schema["properties"].items():
+            lines.append(f"| `{field}` | {_type(described)} | {'yes' if field in required else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _type(schema: dict) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(map(_type, schema["anyOf"]))
+    if schema.get("type") == "array":
+        return f"array of {_type(schema['items'])}"
+    return schema.get("type", "any")
+
+
+def _settings_page() -> str:
+    lines = [
+        "# Settings",
+        "",
+        "Generated from the code. Environment variables of the services; `nrp up` sets most of them by itself.",
+    ]
+    seen: set[str] = set()
+    for title, model in (
+        ("Gateway and launcher", CommonSettings),
+        ("Gateway", GatewaySettings),
+        ("Launcher", LauncherSettings),
+    ):
+        lines += ["", f"## {title}", "", "| variable | default | meaning |", "|---|---|---|"]
+        for name, field in model.model_fields.items():
+            if name not in seen:
+                seen.add(name)
+                lines += [
+                    f"| `{variable}` | {_default(field)} | {_cell(field.description or '')} |"
+                    for variable in _variables(name, field)
+                ]
+    return "\n".join(lines) + "\n"
+
+
+def _variables(name: str, field: FieldInfo) -> Iterator[str]:
+    yield str(field.validation_alias) if field.validation_alias else f"NRP_{name.upper()}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "must be set"
+    value = field.get_default(call_default_factory=False)
+    return "" if value is None or str(value) == "" else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return _prose(text).replace("|", "\\|")
+
+
+def _prose(text: str) -> str:
+    return " ".join(text.split())
+
+
+def main() -> int:
+    """Write or check the files. Returns the exit status."""
+    stale = [name for name, text in generated().items() if not _is(REFERENCE / name, text)]
+    if "--check" in sys.argv:
+        for name in stale:
+            print(f"docs/reference/{name} is not what the code says: run docs/generate.py")
+        return 1 if stale else 0
+    REFERENCE.mkdir(exist_ok=True)
+    for name, text in generated().items():
+        (REFERENCE / name).write_text(text)
+    return 0
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
