@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from nrp_common.asyncapi import CHANNELS, asyncapi_document
-from nrp_common.settings import CommonSettings
 from nrp_gateway.app import openapi_document
 from nrp_gateway.settings import GatewaySettings
 from nrp_simserver.settings import LauncherSettings
 from pydantic.fields import FieldInfo
+
+from nrp_common.asyncapi import CHANNELS, asyncapi_document
+from nrp_common.settings import CommonSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -36,7 +37,7 @@ def _rest_page() -> str:
     lines = [
         "# REST reference",
         "",
-        "Generated from the code; as a document for machines: [openapi.json](openapi.json), or `/openapi` of a gateway.",
+        "Generated from the code; for machines: [openapi.json](openapi.json), or `/openapi` of a gateway.",
         "",
         "| call | what it does | answers |",
         "|---|---|---|",

@@ -1,0 +1,1 @@
+"""What the backend costs: `python -m benchmarks` prints one table."""

@@ -1,0 +1,38 @@
+"""One command, one table: `python -m benchmarks [--broker mosquitto|embedded] [--quick]`."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.commands import measure_commands, measure_reads
+from benchmarks.core_steps import measure_core
+from benchmarks.figures import Figure, table
+from benchmarks.fleet import measure_fleet
+from benchmarks.stack_under_test import stack_under_test
+from benchmarks.wrapper_overhead import measure_wrapper
+from nrp_cli.local_broker import find_mosquitto
+
+FLEETS = (1, 10, 50)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--broker", choices=["mosquitto", "embedded"], help="only this one; both when not given")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and no fleet of 50")
+    arguments = parser.parse_args()
+    brokers = [arguments.broker] if arguments.broker else [*(["mosquitto"] if find_mosquitto() else []), "embedded"]
+    repeats = 10 if arguments.quick else 50
+    figures: list[Figure] = [*measure_core(), *measure_wrapper()]
+    for broker in brokers:
+        with stack_under_test(broker, capacity=max(FLEETS)) as (client, witness, _stack):
+            figures += measure_commands(client, witness, broker, repeats)
+            if broker == brokers[0]:
+                figures += measure_reads(client)
+                for size in FLEETS[:-1] if arguments.quick else FLEETS:
+                    figures += measure_fleet(client, witness, size)
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()
