@@ -54,6 +54,14 @@ class ExperimentNotFound(StorageError):
     """There is no such experiment."""
 
 
+class StoredFileNotFound(StorageError):
+    """There is no such file in the experiment, or this caller may not read it."""
+
+
+class InvalidName(StorageError):
+    """No experiment and no file can have this name."""
+
+
 class InvalidToken(StorageError):
     """The Storage Server does not know the bearer token."""
 
@@ -97,3 +105,15 @@ class ConfigurationError(ExperimentError):
 
 class EngineUnavailable(ExperimentError):
     """Nothing on this machine can run an engine that the experiment asks for."""
+
+
+class EngineFailed(ExperimentError, RuntimeError):
+    """An engine raised an exception. Its cause is that exception, with its traceback."""
+
+
+class FunctionFailed(ExperimentError, RuntimeError):
+    """A transceiver, preprocessing or status function raised an exception, or is not what a function has to be."""
+
+
+class CallNotAllowed(NRPError, ConnectionError):
+    """Can't process request"""  # noqa: D400, D415  nrp-core's words; its clients know this case as a ConnectionError

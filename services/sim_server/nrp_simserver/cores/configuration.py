@@ -1,0 +1,384 @@
+"""simulation_config.json, the file that says what an experiment consists of: read, checked, typed.
+
+The fields are nrp-core 1.4's. Times are exact: they are taken from the decimal literal in the file, never from a float.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nrp_common.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+NANOSECONDS = 10**9
+"""Nanoseconds in a second."""
+
+DEFAULT_FILE = "simulation_config.json"
+
+
+def _nanoseconds(seconds: object) -> int:
+    """Whole nanoseconds from a JSON number of seconds; what is finer is rounded."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | Decimal):
+        raise ValueError("has to be a number of seconds")
+    exact = seconds if isinstance(seconds, Decimal) else Decimal(repr(seconds))
+    if not exact.is_finite():
+        raise ValueError("has to be a finite number of seconds")
+    return int((exact * NANOSECONDS).to_integral_value())
+
+
+Seconds = Annotated[int, BeforeValidator(_nanoseconds)]
+"""A time, written in seconds in the file and kept in nanoseconds."""
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    """A JSON object of the configuration. Fields that it does not know are kept, and reported once as a warning."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+
+class EngineConfiguration(_Section):
+    """One entry of EngineConfigs, with the fields that all engine types share."""
+
+    name: Name = Field(alias="EngineName")
+    type: Name = Field(alias="EngineType")
+    timestep_ns: Seconds = Field(10_000_000, alias="EngineTimestep", gt=0)
+    command_timeout_ns: Seconds = Field(0, alias="EngineCommandTimeout", ge=0)
+    extra: dict[str, Any] = Field({}, alias="EngineExtraConfigs")
+    environment: list[str] | dict[str, str] = Field([], alias="EngineEnvParams")
+    command: str = Field("", alias="EngineProcCmd")
+    command_arguments: list[str] = Field([], alias="EngineProcStartParams")
+    launch_command: str | dict[str, Any] = Field("", alias="EngineLaunchCommand")
+    server_address: str = Field("", alias="ServerAddress")
+    registration_server_address: str = Field("", alias="RegistrationServerAddress")
+    server_options: str = Field("", alias="ServerOptions")
+    protobuf_plugins_path: str = Field("", alias="ProtobufPluginsPath")
+    protobuf_packages: list[str] = Field(["EngineTest"], alias="ProtobufPackages")
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """The attributes that name a file of the experiment."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as in the file, defaults filled in: what an engine script finds as its `_config`."""
+        plain: dict[str, Any] = self.model_dump(by_alias=True, mode="json")
+        plain["EngineTimestep"] = self.timestep_ns / NANOSECONDS
+        plain["EngineCommandTimeout"] = self.command_timeout_ns / NANOSECONDS
+        return plain
+
+
+class PythonEngineConfiguration(EngineConfiguration):
+    """An engine whose behaviour is a Python script of the experiment: python_json, python_grpc."""
+
+    script: Name = Field(alias="PythonFileName")
+    files: ClassVar[tuple[str, ...]] = ("script",)
+
+
+class PySimConfiguration(PythonEngineConfiguration):
+    """A physics simulator driven by a Python script: py_sim."""
+
+    simulator: Literal["Mujoco", "OpenAI", "Bullet", "Opensim"] = Field(alias="Simulator")
+    world: str = Field("", alias="WorldFileName")
+    visualizer: bool | str = Field(default=False, alias="Visualizer")
+
+
+class NestConfiguration(EngineConfiguration):
+    """NEST, set up by a Python file: nest_json, nest_server."""
+
+    script: Name = Field(alias="NestInitFileName")
+    seed: int = Field(0, alias="NestRNGSeed")
+    files: ClassVar[tuple[str, ...]] = ("script",)
+
+
+class NestServerConfiguration(NestConfiguration):
+    """NEST Server: nest_server."""
+
+    host: str = Field("", alias="NestServerHost")
+    port: int = Field(0, alias="NestServerPort")
+
+
+class Dump(_Section):
+    """One datapack that a data transfer engine hands on."""
+
+    name: Name
+    network: bool = False
+    file: bool = False
+
+
+class DataTransferConfiguration(EngineConfiguration):
+    """The engine that publishes and records datapacks: datatransfer_grpc_engine."""
+
+    broker: str = Field("localhost:1883", alias="MQTTBroker")
+    prefix: str = Field("", alias="MQTTPrefix")
+    simulation_id: str | int = Field("0", alias="simulationID")
+    directory: str = Field("data", alias="dataDirectory", min_length=1)
+    stream_datapack_message: bool = Field(default=True, alias="streamDataPackMessage")
+    dumps: list[Dump] = []
+    protobuf_packages: list[str] = Field(["Dump"], alias="ProtobufPackages")
+
+
+ENGINE_TYPES: Mapping[str, type[EngineConfiguration]] = {
+    "python_json": PythonEngineConfiguration,
+    "python_grpc": PythonEngineConfiguration,
+    "py_sim": PySimConfiguration,
+    "nest_json": NestConfiguration,
+    "nest_server": NestServerConfiguration,
+    "datatransfer_grpc_engine": DataTransferConfiguration,
+    "gazebo_grpc": EngineConfiguration,
+    "gazebo_json": EngineConfiguration,
+    "edlut_grpc": EngineConfiguration,
+    "unity_grpc": EngineConfiguration,
+}
+"""The engine types of nrp-core 1.4 and how each is configured."""
+
+
+def _engine(entry: object) -> EngineConfiguration:
+    if isinstance(entry, EngineConfiguration):
+        return entry
+    if not isinstance(entry, Mapping):
+        raise ValueError("has to be an object that describes one engine")
+    engine_type = entry.get("EngineType")
+    if engine_type is None:
+        return EngineConfiguration.model_validate(entry)
+    if engine_type not in ENGINE_TYPES:
+        raise ValueError(f"EngineType {engine_type!r} is unknown; allowed are {', '.join(sorted(ENGINE_TYPES))}")
+    return ENGINE_TYPES[engine_type].model_validate(entry)
+
+
+Engine = Annotated[EngineConfiguration, BeforeValidator(_engine)]
+
+
+class FunctionConfiguration(_Section):
+    """One entry of DataPackProcessingFunctions, or the StatusFunction."""
+
+    name: Name = Field(alias="Name")
+    file: Name = Field(alias="FileName")
+    active: bool = Field(default=True, alias="IsActive")
+
+
+class ExternalProcess(_Section):
+    """A program that runs beside the simulation, started before and ended after it."""
+
+    name: str = Field("", alias="ProcName")
+    command: Name = Field(alias="ProcCmd")
+    arguments: list[str] = Field([], alias="ProcStartParams")
+    environment: list[str] | dict[str, str] = Field([], alias="ProcEnvParams")
+    launch_command: str | dict[str, Any] = Field("", alias="LaunchCommand")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_the_short_name(cls, entry: Any) -> Any:
+        if isinstance(entry, dict) and "EnvParams" in entry and "ProcEnvParams" not in entry:
+            entry = {**entry, "ProcEnvParams": entry["EnvParams"]}
+            del entry["EnvParams"]
+        return entry
+
+    def environment_variables(self) -> dict[str, str]:
+        """What the process finds in its environment beyond what the simulation has."""
+        if isinstance(self.environment, dict):
+            return dict(self.environment)
+        return dict(variable.split("=", 1) for variable in self.environment if "=" in variable)
+
+
+class SimulationConfiguration(_Section):
+    """The whole of a simulation_config.json."""
+
+    name: str = Field("", alias="SimulationName")
+    description: str = Field("", alias="SimulationDescription")
+    loop: Literal["FTILoop", "EventLoop"] = Field("FTILoop", alias="SimulationLoop")
+    timeout_ns: Seconds = Field(0, alias="SimulationTimeout", ge=0)
+    declared_timestep_ns: Seconds = Field(10_000_000, alias="SimulationTimestep", gt=0)
+    processor: Literal["tf", "cg"] = Field("tf", alias="DataPackProcessor")
+    engines: list[Engine] = Field([], alias="EngineConfigs")
+    functions: list[FunctionConfiguration] = Field([], alias="DataPackProcessingFunctions")
+    status_function: FunctionConfiguration | None = Field(None, alias="StatusFunction")
+    external_processes: list[ExternalProcess] = Field([], alias="ExternalProcesses")
+    argument_passing: Literal["value", "reference"] = Field("value", alias="FunctionArgumentsPassingMethod")
+    process_launcher: str = Field("Basic", alias="ProcessLauncherType")
+    computational_graph: Any = Field(None, alias="ComputationalGraph")
+    event_loop: Any = Field(None, alias="EventLoop")
+    ros_node: Any = Field(None, alias="ROSNode")
+    mqtt_node: Any = Field(None, alias="MQTTNode")
+
+    @property
+    def timestep_ns(self) -> int:
+        """The loop's step: the smallest EngineTimestep; without engines what SimulationTimestep says."""
+        return min((engine.timestep_ns for engine in self.engines), default=self.declared_timestep_ns)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for field, names in (
+            ("EngineConfigs: EngineName", [engine.name for engine in self.engines]),
+            ("DataPackProcessingFunctions: Name", [function.name for function in self.functions]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{field} {twice[0]!r} is given twice; each has to be unique")
+        return self
+
+
+def load_configuration(
+    folder: Path, file: str = DEFAULT_FILE, overrides: Mapping[str, Any] | None = None
+) -> SimulationConfiguration:
+    """Read and check the configuration of an experiment.
+
+    Args:
+        folder: the experiment's folder; every file that the configuration names has to be inside.
+        file: the configuration, relative to `folder`.
+        overrides: values that replace those of the file, by path: names joined by dots, where a list is entered by index
+            or by a field of its entries, as in "EngineConfigs.EngineName:camera.MQTTBroker".
+
+    Raises:
+        ConfigurationError: says the file, the path of the field, what is wrong and what is allowed.
+    """
+    path = experiment_file(folder, file, "the configuration")
+    tree = _read(path, file)
+    for place, value in (overrides or {}).items():
+        _override(tree, place, value, file)
+    try:
+        configuration = SimulationConfiguration.model_validate(_with_exact_times_only(tree))
+    except ValidationError as error:
+        raise ConfigurationError(f"{file}: {_faults(error)}", file=file) from None
+    _refuse_unsupported(configuration, file)
+    for field, name in _files(configuration):
+        try:
+            experiment_file(folder, name, field)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{file}: {error}", file=file) from None
+    for field in _unknown_fields(configuration, ""):
+        logger.warning("%s: field %s is unknown and has no effect", file, field)
+    return configuration
+
+
+def experiment_file(folder: Path, name: str, role: str) -> Path:
+    """The absolute path of a file of the experiment.
+
+    Raises:
+        ConfigurationError: there is no such file, or it lies outside of `folder`; the message names `role`.
+    """
+    if "\0" in name:
+        raise ConfigurationError(f"{role}: {name!r} is not a file name", file=name)
+    root = folder.resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise ConfigurationError(f"{role}: file {name!r} is outside of the experiment's folder", file=name)
+    if not path.is_file():
+        raise ConfigurationError(f"{role}: the experiment has no file {name!r}", file=name)
+    return path
+
+
+def _read(path: Path, file: str) -> dict[str, Any]:
+    def no_constant(constant: str) -> None:
+        raise ConfigurationError(f"{file}: {constant} is not allowed in JSON", file=file)
+
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal, parse_constant=no_constant)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"{file} is not JSON (Line {error.lineno}, column {error.colno}): {error.msg}", file=file, line=error.lineno
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}", file=file) from None
+    except RecursionError:
+        raise ConfigurationError(f"{file} is nested too deeply", file=file) from None
+    if not isinstance(tree, dict):
+        raise ConfigurationError(f"{file} has to contain a JSON object, it contains {type(tree).__name__}", file=file)
+    return tree
+
+
+def _override(tree: Any, place: str, value: Any, file: str) -> None:
+    *path, last = place.split(".")
+    node = tree
+    for step in path:
+        node = node.setdefault(step, {}) if isinstance(node, dict) else _entry(node, step, place, file)
+    if isinstance(node, dict):
+        node[last] = value
+    elif isinstance(node, list):
+        node[node.index(_entry(node, last, place, file))] = value
+    else:
+        raise ConfigurationError(f"{file}: override {place}: {last!r} is not inside an object or a list", file=file)
+
+
+def _entry(entries: Any, step: str, place: str, file: str) -> Any:
+    """The entry of a list that a step of a path means: by index, or by `Field:value`."""
+    if isinstance(entries, list):
+        if step.isdecimal() and int(step) < len(entries):
+            return entries[int(step)]
+        field, _, wanted = step.partition(":")
+        for entry in entries:
+            if isinstance(entry, dict) and str(entry.get(field)) == wanted:
+                return entry
+    raise ConfigurationError(f"{file}: override {place}: there is no {step!r}", file=file)
+
+
+_EXACT_TIMES = {"SimulationTimeout", "SimulationTimestep", "EngineTimestep", "EngineCommandTimeout"}
+
+
+def _with_exact_times_only(node: Any, field: str = "") -> Any:
+    """The tree with decimals as floats, except where a time is written."""
+    if isinstance(node, dict):
+        return {key: _with_exact_times_only(value, key) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_exact_times_only(value) for value in node]
+    return float(node) if isinstance(node, Decimal) and field not in _EXACT_TIMES else node
+
+
+def _faults(error: ValidationError) -> str:
+    """All that is wrong, each as "path.of.field: what (got what)"."""
+    faults = []
+    for fault in error.errors():
+        place = ".".join(str(step) for step in fault["loc"])
+        if fault["type"] == "missing":
+            faults.append(f"{place}: is missing")
+            continue
+        what = fault["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(fault["input"], dict | list | BaseModel) else f" (it is {_as_written(fault['input'])})"
+        faults.append(f"{place}: {what}{given}" if place else what)
+    return "; ".join(faults)
+
+
+def _as_written(value: object) -> str:
+    return str(value) if isinstance(value, Decimal) else json.dumps(value, default=repr, ensure_ascii=False)
+
+
+def _refuse_unsupported(configuration: SimulationConfiguration, file: str) -> None:
+    if configuration.loop != "FTILoop":
+        raise ConfigurationError(
+            f'{file}: SimulationLoop: "EventLoop" is not supported; allowed is "FTILoop"', file=file
+        )
+    if configuration.processor != "tf":
+        raise ConfigurationError(f'{file}: DataPackProcessor: "cg" is not supported; allowed is "tf"', file=file)
+    if not configuration.engines:
+        raise ConfigurationError(f"{file}: EngineConfigs: at least one engine has to be given", file=file)
+
+
+def _files(configuration: SimulationConfiguration) -> Iterator[tuple[str, str]]:
+    """The files of the experiment that the configuration names, each with the field that names it."""
+    for index, engine in enumerate(configuration.engines):
+        for attribute in engine.files:
+            alias = type(engine).model_fields[attribute].alias
+            yield f"EngineConfigs.{index}.{alias}", getattr(engine, attribute)
+    for index, function in enumerate(configuration.functions):
+        if function.active:
+            yield f"DataPackProcessingFunctions.{index}.FileName", function.file
+    if configuration.status_function is not None:
+        yield "StatusFunction.FileName", configuration.status_function.file
+
+
+def _unknown_fields(section: _Section, place: str) -> Iterator[str]:
+    if type(section) is not EngineConfiguration:
+        yield from (f"{place}{field}" for field in section.model_extra or {})
+    for attribute, field in type(section).model_fields.items():
+        value = getattr(section, attribute)
+        for index, inner in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(inner, _Section):
+                where = f"{place}{field.alias or attribute}"
+                yield from _unknown_fields(inner, f"{where}.{index}." if isinstance(value, list) else f"{where}.")

@@ -1,0 +1,264 @@
+"""The embedded core: a co-simulation in this process, with the methods, returns and errors of nrp_client's NrpCore."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from nrp_common.errors import CallNotAllowed, EngineFailed, EngineUnavailable
+from nrp_simserver.cores import DataPublisher
+from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration, load_configuration
+from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
+from nrp_simserver.cores.embedded.engine import Engine
+from nrp_simserver.cores.embedded.function_files import load_functions
+from nrp_simserver.cores.embedded.json_values import from_engine
+from nrp_simserver.cores.embedded.loop import Loop, engine_error
+from nrp_simserver.cores.embedded.surroundings import Occupant, Surroundings
+
+State = Literal["Created", "Initialized", "Running", "Stopped", "Failed"]
+
+
+class NrpCore:
+    """Runs one experiment; see `nrp_simserver.cores.NrpCore` for what its methods promise.
+
+    While a method runs, the working directory is the experiment's folder. Not thread-safe, and one at a time a process.
+
+    Args:
+        folder: the experiment's folder.
+        config_file: its configuration, relative to `folder`.
+        configuration: the configuration, when it is read already; `config_file` is not looked at then.
+        publisher: publishes the data that a data transfer engine streams; without one nothing is streamed.
+
+    Raises:
+        ConfigurationError: the configuration is missing or wrong.
+        EngineUnavailable: it has an engine that this core cannot run.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config_file: str = DEFAULT_FILE,
+        *,
+        configuration: SimulationConfiguration | None = None,
+        publisher: DataPublisher | None = None,
+    ) -> None:
+        self.folder = Path(folder).resolve()
+        self.configuration = configuration or load_configuration(self.folder, config_file)
+        for engine in self.configuration.engines:
+            if engine.type not in Engine.types:
+                raise EngineUnavailable(
+                    f"engine {engine.name!r} is of type {engine.type}, which the embedded core cannot run"
+                    f" (it runs {', '.join(sorted(Engine.types))})"
+                )
+        self._publisher = publisher
+        self._state: State = "Created"
+        self._engines: list[tuple[Engine[Any], Occupant]] = []
+        self._surroundings = Surroundings(self.folder)
+        self._loop: Loop | None = None
+        self._handed_in: list[tuple[str, DataPack]] = []
+
+    @property
+    def timestep_ns(self) -> int:
+        """The simulated time of one `run_loop(1)`, the smallest EngineTimestep, in nanoseconds."""
+        return self.configuration.timestep_ns
+
+    @property
+    def timeout_ns(self) -> int:
+        """The SimulationTimeout in nanoseconds, 0 for none."""
+        return self.configuration.timeout_ns
+
+    @property
+    def time_ns(self) -> int:
+        """The simulated time in nanoseconds that all calls of `run_loop` together have come to."""
+        return self._loop.time_ns if self._loop is not None else 0
+
+    def current_state(self) -> str:
+        """One of Created, Initialized, Running, Stopped, Failed."""
+        return self._state
+
+    def initialize(self) -> list[Any]:
+        """Start the engines, load the functions; returns the observations.
+
+        Raises:
+            EngineFailed: an engine did not start.
+            FunctionFailed: a function is wrong or cannot be loaded.
+            CallNotAllowed: it is initialised already, or has failed.
+        """
+        self._allow("Created")
+        with self._request("Initialized"):
+            self._surroundings.open()
+            for configuration in self.configuration.engines:
+                self._start_engine(Engine.types[configuration.type](configuration, self.folder, self._publisher))
+            occupant = Occupant()
+            self._surroundings.switch(occupant)
+            functions = load_functions(self.configuration, self.folder)
+            self._loop = Loop(
+                self._engines,
+                functions,
+                self._surroundings,
+                occupant,
+                self.folder,
+                by_reference=self.configuration.argument_passing == "reference",
+            )
+            return self._loop.observations()
+
+    def run_loop(self, num_iterations: int = 1) -> tuple[bool, list[Any]]:
+        """Advance by `num_iterations` smallest timesteps, whatever the timeout.
+
+        Returns:
+            Whether the status function reported done in any of them; if so, the trajectory gathered since it last did.
+
+        Raises:
+            ValueError: `num_iterations` is not positive.
+            EngineFailed, FunctionFailed: an engine or a function raised; nothing but `shutdown` is left.
+            CallNotAllowed: it is not initialised, or has failed.
+        """
+        if num_iterations < 1:
+            raise ValueError(f"num_iterations has to be at least 1, it is {num_iterations}")
+        loop = self._ready()
+        with self._request("Stopped"):
+            self._hand_over(loop)
+            done = False
+            for _ in range(num_iterations):
+                done |= loop.step()
+            return done, self._take_trajectory(loop) if done else []
+
+    def run_until_timeout(self) -> tuple[bool, bool, list[Any]]:
+        """Advance until the status function reports done or the timeout is reached: (done, timed out, trajectory).
+
+        Raises:
+            As `run_loop`.
+        """
+        loop = self._ready()
+        with self._request("Stopped"):
+            self._hand_over(loop)
+            timeout = self.timeout_ns or None
+            done = False
+            while not done and (timeout is None or loop.time_ns < timeout):
+                done = loop.step()
+            timed_out = timeout is not None and loop.time_ns >= timeout
+            return done, timed_out, self._take_trajectory(loop)
+
+    def reset(self) -> list[Any]:
+        """Bring the co-simulation back to t = 0; returns the observations.
+
+        Raises:
+            EngineFailed: an engine's reset raised.
+            CallNotAllowed: it is not initialised, or has failed.
+        """
+        loop = self._ready()
+        with self._request("Initialized"):
+            handed_in, self._handed_in = self._handed_in, []
+            loop.reset(handed_in)
+            return loop.observations()
+
+    def shutdown(self) -> None:
+        """End all engines, also when some do not end in good order. May be called in any state, repeatedly.
+
+        Raises:
+            EngineFailed: the first error that an engine raised while it ended.
+        """
+        failed: EngineFailed | None = None
+        engines, self._engines = self._engines, []
+        self._loop = None
+        self._handed_in = []
+        if not engines and self._state == "Created":
+            return
+        with self._inside():
+            for engine, occupant in engines:
+                self._surroundings.switch(occupant)
+                try:
+                    engine.shutdown()
+                except (Exception, SystemExit) as error:
+                    failure = engine_error(engine.name, error, self.folder)
+                    failure.__cause__ = error
+                    failed = failed or failure
+            self._surroundings.close()
+        self._state = "Created"
+        if failed is not None:
+            raise failed
+
+    def set_json_datapack(self, datapack_name: str, engine_name: str, payload: Any) -> None:
+        """Hand `payload` to an engine with the next `run_loop` or `reset`; the last of two of a name wins.
+
+        Raises:
+            ValueError: there is no such engine.
+            TypeError: the payload has no JSON form.
+        """
+        names = [engine.name for engine in self.configuration.engines]
+        if engine_name not in names:
+            raise ValueError(f"there is no engine {engine_name!r}; engines are: {', '.join(names)}")
+        self._handed_in.append((engine_name, JsonDataPack.holding(datapack_name, engine_name, from_engine(payload))))
+
+    def set_proto_datapack(self, datapack_name: str, engine_name: str, payload: Any) -> None:
+        """Not possible: this core has no engine that takes protobuf messages."""
+        raise EngineUnavailable(
+            f"datapack {datapack_name!r} for engine {engine_name!r} is a {type(payload).__name__}:"
+            " the embedded core has no engine that takes protobuf messages"
+        )
+
+    # -- how a request runs ---------------------------------------------------------------------------------------------
+
+    def _allow(self, *states: State) -> None:
+        if self._state not in states:
+            raise CallNotAllowed(f"Can't process request: the state is {self._state}")
+
+    def _ready(self) -> Loop:
+        self._allow("Initialized", "Stopped")
+        assert self._loop is not None
+        return self._loop
+
+    @contextmanager
+    def _request(self, afterwards: State) -> Iterator[None]:
+        """Run a request inside the experiment; leads to `afterwards`, or to Failed by an exception.
+
+        What is not an Exception was raised by somebody else to end the call (a signal, the simulation server): the core is
+        only stopped by it.
+        """
+        self._state = "Running"
+        reached: State = "Stopped"
+        try:
+            with self._inside():
+                yield
+            reached = afterwards
+        except Exception:
+            reached = "Failed"
+            raise
+        finally:
+            self._state = reached
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Be in the experiment's folder; afterwards the process is for the outside again."""
+        before = os.getcwd()
+        elsewhere = before != str(self.folder)
+        if elsewhere:
+            os.chdir(self.folder)
+        try:
+            yield
+        finally:
+            self._surroundings.switch(self._surroundings.outside)
+            if elsewhere:
+                os.chdir(before)
+
+    def _start_engine(self, engine: Engine[Any]) -> None:
+        occupant = Occupant()
+        self._surroundings.switch(occupant)
+        try:
+            engine.initialize()
+        except (Exception, SystemExit) as error:
+            raise engine_error(engine.name, error, self.folder) from error
+        self._engines.append((engine, occupant))
+
+    def _hand_over(self, loop: Loop) -> None:
+        if self._handed_in:
+            for engine, datapack in self._handed_in:
+                loop.put(engine, datapack)
+            self._handed_in = []
+
+    def _take_trajectory(self, loop: Loop) -> list[Any]:
+        trajectory, loop.trajectory = loop.trajectory, []
+        return trajectory

@@ -1,0 +1,106 @@
+"""datatransfer_grpc_engine: publishes datapacks while the simulation runs, and records them in files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+from nrp_common.errors import ConfigurationError, EngineFailed
+from nrp_simserver.cores import DataPublisher
+from nrp_simserver.cores.configuration import NANOSECONDS, DataTransferConfiguration, Dump
+from nrp_simserver.cores.embedded.datapacks import DataPack
+from nrp_simserver.cores.embedded.engine import Engine
+from nrp_simserver.cores.embedded.json_values import to_text
+
+logger = logging.getLogger(__name__)
+
+_QOS = 1
+
+
+class DataTransferEngine(Engine[DataTransferConfiguration]):
+    """Hands on the datapacks that functions return to it and that are listed in its `dumps`.
+
+    `network`: published on "data/<datapack>" as JSON text; "data" lists these topics, "time" has the simulated time in
+    seconds after every step, "welcome" says that the simulation is there. `file`: a line "<simulated time>,<JSON>" each in
+    <dataDirectory>/<time of the launch>/<datapack>-<number of resets>.data.
+    """
+
+    engine_type = "datatransfer_grpc_engine"
+
+    def __init__(self, configuration: DataTransferConfiguration, folder: Path, publisher: DataPublisher | None) -> None:
+        super().__init__(configuration, folder, publisher)
+        self._dumps: dict[str, Dump] = {dump.name: dump for dump in configuration.dumps}
+        self._types = {dump.name: "" for dump in configuration.dumps if dump.network}
+        self._time_ns = 0
+        self._resets = 0
+        prefix = f"{configuration.prefix}/" if configuration.prefix else ""
+        self._topics = f"{prefix}nrp_simulation/{configuration.simulation_id}/data"
+
+    def initialize(self) -> None:
+        """Make the folder for the files, announce what will be published."""
+        directory = (self.folder / self.configuration.directory).resolve()
+        if not directory.is_relative_to(self.folder):
+            raise ConfigurationError(
+                f"engine {self.name!r}: dataDirectory {self.configuration.directory!r} is outside of the experiment's folder"
+            )
+        self._directory = directory / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")
+        if any(dump.file for dump in self._dumps.values()):
+            self._directory.mkdir(parents=True)
+        if self.publisher is None and self._types:
+            logger.warning("engine %s: nobody publishes what it streams", self.name)
+        self._publish("welcome", "NRP-core is connected!", retained=True)
+        self._publish_topics()
+
+    def start_step(self, timestep_ns: int) -> None:
+        """Advance the time and tell it."""
+        self._time_ns += timestep_ns
+        self._publish("time", self._seconds())
+
+    def get_datapack(self, name: str) -> DataPack:
+        """Nothing can be asked of this engine.
+
+        Raises:
+            EngineFailed: always.
+        """
+        raise EngineFailed(f"engine {self.name!r} only takes datapacks: no function can ask it for {name!r}")
+
+    def set_datapacks(self, datapacks: dict[str, DataPack]) -> None:
+        """Publish and record those that are listed in `dumps`."""
+        for name, datapack in datapacks.items():
+            dump = self._dumps.get(name)
+            if dump is None:
+                continue
+            text = to_text(datapack.content())
+            if dump.network:
+                if not self._types[name]:
+                    self._types[name] = datapack.getType()
+                    self._publish_topics()
+                self._publish(f"data/{name}", text)
+            if dump.file:
+                with (self._directory / f"{name}-{self._resets}.data").open("a", encoding="utf-8") as file:
+                    file.write(f"{self._seconds()},{text}\n")
+
+    def reset(self) -> None:
+        """Restart the time; from here on other files are written, and listeners are told."""
+        self._time_ns = 0
+        self._resets += 1
+        for name in self._types:
+            self._publish(f"data/{name}", "reset")
+
+    def shutdown(self) -> None:
+        """Say good-bye."""
+        self._publish("welcome", "Bye! NRP-core is disconnecting!", retained=True)
+
+    def _seconds(self) -> str:
+        return f"{(Decimal(self._time_ns) / NANOSECONDS).normalize():f}"
+
+    def _publish_topics(self) -> None:
+        topics = [{"topic": f"{self._topics}/{name}", "type": kind} for name, kind in self._types.items()]
+        self._publish("data", json.dumps(topics), retained=True)
+
+    def _publish(self, topic: str, text: str, *, retained: bool = False) -> None:
+        if self.publisher is not None:
+            self.publisher(topic, text.encode(), _QOS, retained)

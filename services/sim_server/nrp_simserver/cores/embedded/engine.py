@@ -1,0 +1,69 @@
+"""What the loop asks of an engine, and which class runs which type.
+
+A new engine type is a subclass of `Engine` with an `engine_type`, imported by `nrp_simserver.cores.embedded.engine_types`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from nrp_simserver.cores import DataPublisher
+from nrp_simserver.cores.configuration import EngineConfiguration
+from nrp_simserver.cores.embedded.datapacks import DataPack
+
+Configuration = TypeVar("Configuration", bound=EngineConfiguration)
+
+
+class Engine(ABC, Generic[Configuration]):
+    """One engine of a simulation, between `initialize` and `shutdown`.
+
+    Args:
+        configuration: the engine's entry in the configuration.
+        folder: the experiment's folder, absolute.
+        publisher: publishes data that is streamed while the simulation runs; None when nobody listens.
+    """
+
+    engine_type: ClassVar[str]
+
+    types: ClassVar[dict[str, type[Engine[Any]]]] = {}
+    """The class for every engine type that can be run."""
+
+    def __init_subclass__(cls) -> None:
+        if "engine_type" in cls.__dict__:
+            Engine.types[cls.engine_type] = cls
+
+    def __init__(self, configuration: Configuration, folder: Path, publisher: DataPublisher | None) -> None:
+        self.configuration = configuration
+        self.folder = folder
+        self.publisher = publisher
+        self.name = configuration.name
+        self.timestep_ns = configuration.timestep_ns
+
+    @abstractmethod
+    def initialize(self) -> None:
+        """Get ready for the first step."""
+
+    @abstractmethod
+    def start_step(self, timestep_ns: int) -> None:
+        """Advance by one step. An engine that runs elsewhere may only begin it here."""
+
+    def complete_step(self) -> None:
+        """Wait until the step begun last has ended."""
+
+    @abstractmethod
+    def get_datapack(self, name: str) -> DataPack:
+        """A snapshot of a datapack as the engine holds it after its last step."""
+
+    @abstractmethod
+    def set_datapacks(self, datapacks: dict[str, DataPack]) -> None:
+        """Take over datapacks by name, before the next step starts."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Go back to t = 0."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """End, and free everything."""

@@ -1,0 +1,208 @@
+"""The functions of an experiment that connect its engines, and the decorators that declare them.
+
+A decorated function becomes a `Function`. Loading a file of the experiment yields the one it defines:
+
+    @EngineDataPack(keyword="camera", id=DataPackIdentifier("camera", "robot"))
+    @TransceiverFunction("brain")
+    def look(camera): ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nrp_common.errors import FunctionFailed
+from nrp_simserver.cores.embedded.datapacks import DataPackIdentifier
+from nrp_simserver.cores.error_place import locate
+
+Kind = Literal["transceiver", "preprocessing", "status"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One argument of a function.
+
+    Attributes:
+        keyword: the argument's name.
+        source: what is passed: one datapack, several by name, the simulated time in ns, or the iteration's number.
+        datapacks: which datapacks, for the first two.
+        preprocessed: whether they come from preprocessing functions, so that no engine is asked for them.
+    """
+
+    keyword: str
+    source: Literal["datapack", "datapacks", "time", "iteration"]
+    datapacks: tuple[DataPackIdentifier, ...] = ()
+    preprocessed: bool = False
+
+
+@dataclass(eq=False)
+class Function:
+    """A decorated function of the experiment.
+
+    Attributes:
+        kind: when it runs.
+        engine: the engine it is linked to: it runs when that engine's step has ended. "" for the status function.
+        call: the function as written.
+        inputs: its arguments.
+        name: how the configuration calls it.
+        file: the file it is in, relative to the experiment's folder.
+    """
+
+    kind: Kind
+    engine: str
+    call: Callable[..., Any]
+    inputs: list[Input] = field(default_factory=list)
+    name: str = ""
+    file: str = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function as written."""
+        return self.call(*args, **kwargs)
+
+    def requested(self) -> list[DataPackIdentifier]:
+        """The datapacks that engines have to be asked for."""
+        return [datapack for given in self.inputs if not given.preprocessed for datapack in given.datapacks]
+
+    def line(self) -> int:
+        """The line its definition begins at, 0 when unknown."""
+        code = getattr(inspect.unwrap(self.call), "__code__", None)
+        return code.co_firstlineno if code is not None else 0
+
+    def misfit(self) -> str:
+        """Why it cannot be called with its inputs, "" when it can."""
+        try:
+            inspect.signature(self.call).bind(**{given.keyword: None for given in self.inputs})
+        except TypeError as error:
+            return str(error)
+        except ValueError:
+            return ""  # not every callable tells its signature
+        return ""
+
+
+_declared: list[Function] = []
+"""The functions declared since `start_declarations`, in order. Files are loaded one at a time, in one thread."""
+
+
+def start_declarations() -> None:
+    """Forget what earlier files declared."""
+    _declared.clear()
+
+
+def declarations() -> list[Function]:
+    """What was declared since `start_declarations`."""
+    return list(_declared)
+
+
+def _declare(kind: Kind, engine: str, call: Any) -> Function:
+    if isinstance(call, Function) or not callable(call):
+        raise TypeError(f"{_DECORATORS[kind]} decorates a plain function and goes below all other decorators")
+    function = Function(kind, engine, call)
+    _declared.append(function)
+    return function
+
+
+_DECORATORS = {
+    "transceiver": "@TransceiverFunction",
+    "preprocessing": "@PreprocessingFunction",
+    "status": "@StatusFunction",
+}
+
+
+def TransceiverFunction(engine: str) -> Callable[[Any], Function]:  # noqa: N802  nrp-core's name
+    """Declare a function that runs whenever `engine` has ended a step; it returns a list of datapacks for any engines."""
+    _expect_text("TransceiverFunction", "the engine's name", engine)
+    return lambda call: _declare("transceiver", engine, call)
+
+
+def PreprocessingFunction(engine: str) -> Callable[[Any], Function]:  # noqa: N802  nrp-core's name
+    """Declare a function that prepares datapacks of `engine` for other functions, before any of those run.
+
+    What it returns is not sent to the engine: it is read with `PreprocessedDataPack`.
+    """
+    _expect_text("PreprocessingFunction", "the engine's name", engine)
+    return lambda call: _declare("preprocessing", engine, call)
+
+
+def StatusFunction() -> Callable[[Any], Function]:  # noqa: N802  nrp-core's name
+    """Declare the function that runs last in every iteration and returns (done, [JsonRawData, ...])."""
+    return lambda call: _declare("status", "", call)
+
+
+def EngineDataPack(  # noqa: N802  nrp-core's name
+    keyword: str,
+    id: DataPackIdentifier,  # noqa: A002  nrp-core's name
+    isPreprocessed: bool = False,  # noqa: N803  nrp-core's name
+) -> Callable[[Any], Function]:
+    """Pass a datapack of an engine as the argument `keyword`."""
+    if not isinstance(id, DataPackIdentifier):
+        raise TypeError(f"EngineDataPack: id has to be a DataPackIdentifier, it is {type(id).__name__}")
+    return _input(Input(keyword, "datapack", (id,), isPreprocessed))
+
+
+def PreprocessedDataPack(keyword: str, id: DataPackIdentifier) -> Callable[[Any], Function]:  # noqa: A002, N802
+    """Pass what a preprocessing function last returned under this name as the argument `keyword`."""
+    return EngineDataPack(keyword, id, isPreprocessed=True)
+
+
+def EngineDataPacks(  # noqa: N802  nrp-core's name
+    keyword: str,
+    datapackNames: Sequence[str],  # noqa: N803  nrp-core's name
+    engineName: str,  # noqa: N803  nrp-core's name
+    isPreprocessed: bool = False,  # noqa: N803  nrp-core's name
+) -> Callable[[Any], Function]:
+    """Pass several datapacks of one engine as the argument `keyword`: a dict by datapack name."""
+    datapacks = tuple(DataPackIdentifier(name, engineName) for name in datapackNames)
+    return _input(Input(keyword, "datapacks", datapacks, isPreprocessed))
+
+
+def SimulationTime(keyword: str) -> Callable[[Any], Function]:  # noqa: N802  nrp-core's name
+    """Pass the simulated time in nanoseconds as the argument `keyword`."""
+    return _input(Input(keyword, "time"))
+
+
+def SimulationIteration(keyword: str) -> Callable[[Any], Function]:  # noqa: N802  nrp-core's name
+    """Pass the iteration's number, counted from 0, as the argument `keyword`."""
+    return _input(Input(keyword, "iteration"))
+
+
+def _input(given: Input) -> Callable[[Any], Function]:
+    _expect_text("a decorator", "keyword", given.keyword)
+
+    def add(function: Any) -> Function:
+        if not isinstance(function, Function):
+            raise TypeError(
+                "decorators of inputs go above @TransceiverFunction, @PreprocessingFunction or @StatusFunction"
+            )
+        if any(other.keyword == given.keyword for other in function.inputs):
+            raise ValueError(f"two inputs have the keyword {given.keyword!r}")
+        function.inputs.append(given)
+        return function
+
+    return add
+
+
+def _expect_text(decorator: str, what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{decorator}: {what} has to be text, it is {type(value).__name__}")
+
+
+def misuse(function: Function, what: str) -> FunctionFailed:
+    """The error of a function that is not what a function has to be."""
+    line = function.line()
+    return FunctionFailed(
+        f"{function.file} (Line {line}): function {function.name!r} {what}", file=function.file, line=line
+    )
+
+
+def function_error(function: Function, error: BaseException, folder: Path) -> FunctionFailed:
+    """The error of a function that raised `error`."""
+    if isinstance(error, FunctionFailed):
+        return error
+    place = locate(error, folder)
+    if not place.file:
+        return FunctionFailed(f"function {function.name!r}: {place.describe(function.file)}", file=function.file)
+    return FunctionFailed(place.describe(), file=place.file, line=place.line)

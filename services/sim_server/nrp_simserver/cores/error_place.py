@@ -1,0 +1,101 @@
+"""Where in an experiment's own files an exception comes from."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nrp_common.errors import EngineFailed, FunctionFailed
+
+
+@dataclass(frozen=True)
+class ErrorPlace:
+    """A line in a file of the experiment, and the exception that was raised there.
+
+    Attributes:
+        error: the exception as the author of that file would see it, without what the core wrapped around it.
+        file: the file, relative to the experiment's folder; "" when no file of the experiment took part.
+        line: counted from 1; 0 when unknown.
+        text: the line itself, without indentation; "" when unknown.
+        offset: the column, counted from 1, where Python knows it (syntax errors); else -1.
+    """
+
+    error: BaseException
+    file: str = ""
+    line: int = 0
+    text: str = ""
+    offset: int = -1
+
+    def describe(self, file: str = "") -> str:
+        """The error in one line: "ZeroDivisionError in tf_1.py (Line 7): division by zero".
+
+        Args:
+            file: what to call the file instead of its name, such as "main script".
+        """
+        name = file or self.file
+        message = self.error.msg if isinstance(self.error, SyntaxError) else str(self.error)
+        where = f" in {name}" if name else ""
+        where += f" (Line {self.line})" if name and self.line else ""
+        return f"{type(self.error).__name__}{where}" + (f": {message}" if message else "")
+
+
+def locate(error: BaseException, folder: Path) -> ErrorPlace:
+    """Find the deepest line inside the experiment's own files that `error` went through.
+
+    Errors that the core wraps around an exception of the user's are looked through. If `error` itself never passed a
+    file of the experiment, what caused it is searched, then what was being handled when it was raised.
+
+    Args:
+        error: an exception that was raised.
+        folder: the experiment's folder.
+    """
+    folder = folder.resolve()
+    chain = list(_chain(error))
+    for candidate in chain:
+        place = _place_of(candidate, folder)
+        if place is not None:
+            return place
+    return ErrorPlace(chain[0])
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what led to it, outermost first, without the core's own wrappers around another exception."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        cause = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if not (isinstance(current, EngineFailed | FunctionFailed) and current.__cause__ is not None):
+            yield current
+        current = cause
+
+
+def _place_of(error: BaseException, folder: Path) -> ErrorPlace | None:
+    if isinstance(error, SyntaxError) and error.filename:
+        file = _inside(error.filename, folder)
+        if file is not None:
+            line = error.lineno or 0
+            text = (error.text or linecache.getline(error.filename, line)).strip()
+            return ErrorPlace(error, file, line, text, -1 if error.offset is None else error.offset)
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        filename = frame.f_code.co_filename
+        file = _inside(filename, folder)
+        if file is not None:
+            return ErrorPlace(error, file, line, linecache.getline(filename, line, frame.f_globals).strip())
+    if isinstance(error, EngineFailed | FunctionFailed) and error.file:
+        return ErrorPlace(
+            error, error.file, error.line, linecache.getline(str(folder / error.file), error.line).strip()
+        )
+    return None
+
+
+def _inside(filename: str, folder: Path) -> str | None:
+    """The file's path relative to `folder`, or None for a file elsewhere (also for "<string>" and the like).
+
+    That it exists is asked because compiled extensions name their sources by relative paths ("numpy/random/mtrand.pyx").
+    """
+    path = (folder / filename).resolve()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) and path.is_file() else None
