@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from nrp_gateway.app import openapi_document
-from nrp_gateway.settings import GatewaySettings
-from nrp_simserver.settings import LauncherSettings
 from pydantic.fields import FieldInfo
 
 from nrp_common.asyncapi import CHANNELS, asyncapi_document
 from nrp_common.settings import CommonSettings
+from nrp_gateway.app import openapi_document
+from nrp_gateway.settings import GatewaySettings
+from nrp_simserver.settings import LauncherSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 
