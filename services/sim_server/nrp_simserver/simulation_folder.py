@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from nrp_common.lifecycle import SimulationState
+from nrp_simserver.cores.selection import Kind
 
 
 class ServerSetup(BaseModel):
@@ -46,7 +47,7 @@ class ServerSetup(BaseModel):
     broker_ca_file: str | None = None
     mqtt_prefix: str = ""
     status_interval_s: float = 1.0
-    core: str = "auto"
+    core: Kind = "auto"
 
 
 class Journal(BaseModel):

@@ -1,0 +1,149 @@
+"""What a main script knows as `nrp`: a co-simulation core behind a gate, with its time accounted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from nrp_simserver.clock import SimulationClock
+from nrp_simserver.cores import NrpCore
+from nrp_simserver.gate import Gate
+
+RunLoop = Callable[..., tuple[bool, list[Any]]]
+
+
+class NRPSimulationTimeout(Exception):
+    """The steps asked for would pass the SimulationTimeout; none of them was taken."""
+
+
+class NRPCoreWrapper:
+    """A co-simulation core for a script to drive; what is not defined here is the core's own.
+
+    A call for many steps is split into single ones, so that a pause, a stop or a step command takes effect between two.
+
+    Args:
+        core: an initialised core.
+        gate: passed before each step.
+        clock: counts the simulated time of the steps taken.
+        on_steps_taken: called when the gate was opened for some steps and these are taken.
+
+    Attributes:
+        run_loop: `run_loop(num_iterations=1)` advances by that many smallest timesteps and returns whether the status
+            function reported done in any of them, and the trajectory. Raises `NRPSimulationTimeout` when they would
+            pass the SimulationTimeout, and ValueError for 0 iterations or fewer; either way nothing advances.
+        set_json_datapack: `set_json_datapack(datapack_name, engine_name, data)`: delivered with the next step or reset.
+        set_proto_datapack: the same for a protobuf message.
+        current_state: the core's: one of Created, Initialized, Running, Stopped, Failed.
+        failure: the first exception that a step of the core raised since its last reset, None while there was none.
+    """
+
+    def __init__(
+        self, core: NrpCore, gate: Gate, clock: SimulationClock, on_steps_taken: Callable[[], None] = lambda: None
+    ) -> None:
+        self._core = core
+        self._gate = gate
+        self._clock = clock
+        self._on_steps_taken = on_steps_taken
+        self._timestep_ns = core.timestep_ns
+        clock.timeout_ns = core.timeout_ns
+        self.failure: Exception | None = None
+        # Bound here once: looking a method up on a class that has __getattr__ is the slow way in CPython.
+        self.run_loop = self._quick_run_loop()
+        self.set_json_datapack = core.set_json_datapack
+        self.set_proto_datapack = core.set_proto_datapack
+        self.current_state = core.current_state
+
+    def run_until_timeout(self) -> tuple[bool, bool, list[Any]]:
+        """Advance until the status function reports done or the timeout is reached.
+
+        Returns:
+            (done, timed_out, trajectory)
+        """
+        clock = self._clock
+        while not self._is_timed_out():
+            done, trajectory = self._gated_step()
+            if done:
+                return True, self._is_timed_out(), trajectory
+        self._gate.wait()
+        _, _, trajectory = self._core.run_until_timeout()  # takes no step any more, only hands out what was gathered
+        assert clock.timeout_ns
+        return False, True, trajectory
+
+    def reset(self) -> list[Any]:
+        """Bring the co-simulation back to t = 0; the script goes on. Returns the observations."""
+        self._gate.wait()
+        observations = self._core.reset()
+        self._clock.time_ns = 0
+        self.failure = None
+        return observations
+
+    def initialize(self, *_arguments: object, **_keywords: object) -> NoReturn:
+        """Refused: the simulation is initialised before its script begins."""
+        raise NotImplementedError("initialize() is not for scripts: the simulation is initialised already")
+
+    def shutdown(self, *_arguments: object, **_keywords: object) -> NoReturn:
+        """Refused: the simulation is shut down when it is stopped."""
+        raise NotImplementedError("shutdown() is not for scripts: the simulation is shut down when it is stopped")
+
+    def stop(self, *_arguments: object, **_keywords: object) -> NoReturn:
+        """Refused: a simulation is stopped from outside; a script just ends."""
+        raise NotImplementedError("stop() is not for scripts: a script just ends, a simulation is stopped from outside")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._core)})
+
+    def _quick_run_loop(self) -> RunLoop:
+        """`run_loop` with the case of every day first: one step through an open gate."""
+        gate, clock, timestep_ns = self._gate, self._clock, self._timestep_ns
+        step, run_steps = self._core.run_loop, self._run_steps
+        # The last time at which a step may begin; without a timeout one that no simulation reaches.
+        last_begin_ns = clock.timeout_ns - timestep_ns if clock.timeout_ns else 2**63
+
+        def run_loop(num_iterations: int = 1) -> tuple[bool, list[Any]]:
+            """Advance by `num_iterations` smallest timesteps; returns (done, trajectory)."""
+            if gate.is_open and num_iterations == 1 and clock.time_ns <= last_begin_ns:
+                try:
+                    result = step(1)
+                except Exception as failure:
+                    self.failure = self.failure or failure
+                    raise
+                clock.time_ns += timestep_ns
+                return result
+            return run_steps(num_iterations)
+
+        return run_loop
+
+    def _run_steps(self, num_iterations: int) -> tuple[bool, list[Any]]:
+        if num_iterations < 1:
+            raise ValueError(f"run_loop() takes a number of iterations from 1, not {num_iterations}")
+        self._gate.wait()
+        clock = self._clock
+        if clock.timeout_ns and clock.time_ns + num_iterations * self._timestep_ns > clock.timeout_ns:
+            raise NRPSimulationTimeout(
+                f"{num_iterations} timesteps from t = {clock.simulation_time:g} s would pass the SimulationTimeout of "
+                f"{clock.timeout_ns / 1e9:g} s"
+            )
+        any_done, gathered = False, []
+        for _ in range(num_iterations):
+            done, trajectory = self._gated_step()
+            any_done |= done
+            gathered += trajectory
+        return any_done, gathered
+
+    def _gated_step(self) -> tuple[bool, list[Any]]:
+        is_counted = not self._gate.is_open and self._gate.wait()
+        try:
+            result = self._core.run_loop(1)
+        except Exception as failure:
+            self.failure = self.failure or failure
+            raise
+        self._clock.time_ns += self._timestep_ns
+        if is_counted and self._gate.step_taken():
+            self._on_steps_taken()
+        return result
+
+    def _is_timed_out(self) -> bool:
+        return bool(self._clock.timeout_ns) and self._clock.time_ns >= self._clock.timeout_ns

@@ -1,0 +1,356 @@
+"""The process that runs one simulation.
+
+User code (engines, functions, the main script) runs in the main thread: simulators, signal handlers, sqlite and
+asyncio expect that, and what does not return can be interrupted there by a signal. Commands arrive in the bus's thread;
+they move the lifecycle and open, close or end the gate that each step passes.
+
+`run` is for a process that was forked for the purpose. `python -m nrp_simserver.server SETUP.json` does the same from a
+`ServerSetup` in a file, for a batch system or a debugger.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from nrp_common.bus import BrokerAddress, Bus, Responder, Will
+from nrp_common.errors import BusUnavailable, ExperimentError, InvalidTransition, SimulationFinal
+from nrp_common.lifecycle import SimulationEvent, SimulationState
+from nrp_common.messages import Command, CommandEvent, LifecycleMessage, Refusal, Reply, ServerPresence
+from nrp_common.topics import Topics
+from nrp_simserver import surroundings
+from nrp_simserver.clock import SimulationClock
+from nrp_simserver.core_wrapper import NRPCoreWrapper
+from nrp_simserver.cores import NrpCore
+from nrp_simserver.cores.configuration import load_configuration
+from nrp_simserver.cores.selection import create_core
+from nrp_simserver.error_report import error_report, print_traceback
+from nrp_simserver.external_processes import ExternalProcesses
+from nrp_simserver.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
+from nrp_simserver.interruption import Interruption
+from nrp_simserver.lifecycle import SimulationServerLifecycle
+from nrp_simserver.notifier import MQTTNotifier
+from nrp_simserver.script_runner import MainScript, NRPScriptRunner
+from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
+
+log = logging.getLogger(__name__)
+
+INITIALIZING = "Initializing"
+SHUTTING_DOWN = "Shutting down"
+
+CONNECTING_S = 1.0
+"""How long initialising waits for the bus. It goes on without, but then nobody sees its progress."""
+
+BROKER_AWAY_S = 60.0
+"""How long an initialised simulation waits for a broker before it fails: nobody could ever start it."""
+
+SAY_AGAIN_S = 5.0
+"""Between two log lines about a broker that is away."""
+
+SHUTDOWN_S = 20.0
+"""How long engines, external processes and exit handlers have to end; then the kernel ends the process."""
+
+LINGER_S = 0.5
+"""How long the last messages have to be delivered."""
+
+CANNOT_BE_RESET = "The main script cannot be reset: it catches the exception that ends it, and goes on"
+
+
+class SimulationServer:
+    """One simulation, from its initialisation to the end of its process.
+
+    The main thread initialises, runs the script, and shuts down (`run`). The bus's thread carries out commands. The
+    status thread publishes at the status rate. They meet in the lifecycle, under its lock, and at the gate.
+
+    Owns every state but the final ones: when the simulation was stopped, or failed, it says so in its journal and ends;
+    the launcher then has the final word.
+    """
+
+    def __init__(self, setup: ServerSetup) -> None:
+        self._setup = setup
+        self._folder = SimulationFolder(setup.folder, setup.simulation_id)
+        self._topics = Topics(setup.mqtt_prefix)
+        self._bus = _bus_of(setup, self._topics)
+        self._notifier = MQTTNotifier(self._bus, self._topics, setup.simulation_id, setup.incarnation)
+        self._clock = SimulationClock()
+        self._gate = Gate()
+        self._lifecycle = SimulationServerLifecycle(self._folder, self._clock, self._notifier)
+        self._interruption = Interruption(self._gate, self._end_on_top_of_the_script)
+        self._external_processes = ExternalProcesses()
+        self._core: NrpCore | None = None
+        self._nrp: NRPCoreWrapper | None = None
+        self._waiting: list[Responder] = []  # of commands that are answered when their state is reached
+        self._is_over = threading.Event()
+
+    # -- the main thread -----------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run the simulation. Returns the process's exit status: 0 stopped, 1 failed."""
+        os.register_at_fork(after_in_child=self._be_no_simulation)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop())
+        self._speak()
+        try:
+            runner = self._initialize()
+            while True:
+                self._run_until_reset(runner)
+        except SimulationStopped:
+            return self._end(None)
+        except BaseException as error:  # noqa: BLE001  whatever user code raised has ended the simulation
+            if self._gate.ending is SimulationStopped:  # then it matters no more, but is worth knowing
+                print_traceback(error, self._folder.experiment)
+                return self._end(None)
+            return self._end(error)
+
+    def _speak(self) -> None:
+        self._notifier.appear()
+        self._bus.serve(self._topics.command(self._setup.simulation_id), Command, self._take_command)
+        self._bus.subscribe(self._topics.lifecycle(self._setup.simulation_id), self._hear_of_transition)
+        self._bus.start()
+        threading.Thread(target=self._publish_status_regularly, name="status", daemon=True).start()
+
+    def _initialize(self) -> NRPScriptRunner:
+        experiment = self._folder.experiment
+        self._lifecycle.write_journal()
+        try:
+            self._bus.wait_until_connected(CONNECTING_S)
+        except BusUnavailable as error:
+            log.warning("%s. Initialising meanwhile", error)
+        self._lifecycle.publish_status()
+        with self._interruption.of_user_code():
+            self._notifier.progress(INITIALIZING, "Loading the experiment", index=0, count=3)
+            configuration = load_configuration(experiment, self._setup.configuration)
+            script = MainScript.load(experiment, self._setup.main_script)
+            self._notifier.progress(INITIALIZING, "Starting external processes", index=1, count=3)
+            self._external_processes.start(configuration.external_processes, experiment)
+            self._notifier.progress(INITIALIZING, "Starting engines", index=2, count=3)
+            self._core = create_core(configuration, experiment, self._setup.core, self._notifier.publish_data)
+            self._core.initialize()
+            self._external_processes.check()
+        self._nrp = NRPCoreWrapper(self._core, self._gate, self._clock, self._report_steps_taken)
+        runner = NRPScriptRunner(script, self._nrp, self._folder)
+        self._await_broker()
+        with self._lifecycle.lock:
+            if self._gate.ending is None:
+                self._notifier.progress_done(INITIALIZING)
+                self._lifecycle.fire(SimulationEvent.INITIALIZED)
+        return runner
+
+    def _await_broker(self) -> None:
+        deadline = time.monotonic() + BROKER_AWAY_S
+        while not self._bus.is_connected and self._gate.ending is None:
+            try:
+                self._bus.wait_until_connected(SAY_AGAIN_S)
+            except BusUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s. Trying again", error)
+
+    def _run_until_reset(self, runner: NRPScriptRunner) -> None:
+        try:
+            self._gate.wait()
+            with self._interruption.of_user_code():
+                runner.run()
+            self._complete()
+            self._gate.wait()  # from here on for its end only
+        except BaseException as error:
+            if self._gate.ending is not SimulationReset:
+                raise
+            if not isinstance(error, SimulationEnding):  # raised by the script on its way out
+                print_traceback(error, self._folder.experiment)
+        self._reset()
+
+    def _complete(self) -> None:
+        while True:
+            self._gate.wait()  # a script that ended while paused completes when it is started again
+            with self._lifecycle.lock:
+                if self._lifecycle.current is SimulationState.STARTED and self._gate.ending is None:
+                    self._gate.close()
+                    self._lifecycle.fire(SimulationEvent.COMPLETED)
+                    self._answer_waiting(self._state_reached())
+                    return
+
+    def _reset(self) -> None:
+        assert self._core is not None
+        assert self._nrp is not None
+        with self._interruption.of_user_code():
+            self._core.reset()
+        with self._lifecycle.lock:
+            if self._gate.ending is not SimulationReset:
+                return
+            self._nrp.failure = None
+            self._clock.reset()
+            self._gate.renew()
+            self._lifecycle.fire(SimulationEvent.RESET)
+            self._answer_waiting(self._state_reached())
+
+    def _end(self, error: BaseException | None) -> int:
+        """Shut everything down and say goodbye: after a stop, or because of `error`. Returns the exit status."""
+        self._is_over.set()
+        reason = None
+        if error is not None:
+            print_traceback(error, self._folder.experiment)
+            report = error_report(
+                error,
+                experiment=self._folder.experiment,
+                main_script=self._setup.main_script,
+                simulation_id=self._setup.simulation_id,
+                while_loading=self._lifecycle.current is SimulationState.CREATED,
+            )
+            reason = report.msg
+            self._notifier.runtime_error(report)
+        with self._lifecycle.lock:
+            self._gate.end(SimulationStopped)
+            self._clock.pause()
+            self._lifecycle.write_journal(stopping=error is None, error=reason)
+            outcome = f"The simulation failed: {reason}" if reason else "The simulation was stopped"
+            self._answer_waiting(Reply(error=outcome, refusal=Refusal.FAILED))
+        surroundings.leave_at_latest_in(SHUTDOWN_S)
+        self._notifier.progress(SHUTTING_DOWN)
+        if self._core is not None:
+            try:
+                self._core.shutdown()
+            except BaseException:  # an engine may call sys.exit()
+                log.exception("Shutting the engines down failed")
+        self._external_processes.end()
+        self._notifier.progress_done(SHUTTING_DOWN)
+        self._notifier.disappear()
+        self._bus.close(linger_s=LINGER_S)
+        return 1 if error is not None else 0
+
+    def _end_on_top_of_the_script(self) -> NoReturn:
+        is_reset = self._gate.ending is SimulationReset
+        surroundings.leave(self._end(ExperimentError(CANNOT_BE_RESET) if is_reset else None))
+
+    def _be_no_simulation(self) -> None:
+        """In a process that the script forked: leave bus, journal and commands to the parent."""
+        self._gate.disown()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+
+    # -- commands, in the bus's thread ---------------------------------------------------------------------------------
+
+    def _take_command(self, command: Command, responder: Responder) -> None:
+        with self._lifecycle.lock:
+            try:
+                self._carry_out(command, responder)
+            except (InvalidTransition, SimulationFinal) as refusal:
+                responder.reply(Reply(error=str(refusal), refusal=Refusal.INVALID))
+
+    def _carry_out(self, command: Command, responder: Responder) -> None:
+        if command.event is CommandEvent.STOPPED:
+            self._stop()
+            responder.reply(self._state_reached())
+            return
+        self._refuse_while_ending(command.event)
+        match command.event:
+            case CommandEvent.STARTED:
+                self._lifecycle.fire(SimulationEvent.STARTED)
+                self._gate.open()
+                self._answer_waiting(self._state_reached())
+                responder.reply(self._state_reached())
+            case CommandEvent.PAUSED:
+                self._gate.close()
+                self._lifecycle.fire(SimulationEvent.PAUSED)
+                self._answer_waiting(self._state_reached())
+                responder.reply(self._state_reached())
+            case CommandEvent.STEP:
+                if self._lifecycle.current is not SimulationState.PAUSED:
+                    raise InvalidTransition(self._lifecycle.state, command.event)
+                self._await_state(responder)
+                self._lifecycle.fire(SimulationEvent.STARTED)
+                self._gate.open_for(command.iterations)
+            case CommandEvent.RESET:
+                if not self._lifecycle.allows(SimulationEvent.RESET):
+                    raise InvalidTransition(self._lifecycle.state, SimulationEvent.RESET.target)
+                self._await_state(responder)
+                self._gate.end(SimulationReset)
+                self._interruption.insist()
+
+    def _refuse_while_ending(self, event: CommandEvent) -> None:
+        if self._gate.ending is SimulationStopped:
+            raise SimulationFinal
+        if self._gate.ending is SimulationReset and event is not CommandEvent.RESET:
+            raise InvalidTransition(CommandEvent.RESET, event)
+
+    def _await_state(self, responder: Responder) -> None:
+        responder.accept()
+        self._waiting.append(responder)
+
+    def _answer_waiting(self, reply: Reply) -> None:
+        for responder in self._waiting:
+            responder.reply(reply)
+        self._waiting.clear()
+
+    def _state_reached(self) -> Reply:
+        return Reply(state=self._lifecycle.current, incarnation=self._setup.incarnation, seq=self._lifecycle.seq)
+
+    def _stop(self) -> None:
+        self._gate.end(SimulationStopped)
+        self._interruption.insist()
+
+    def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
+        message = LifecycleMessage.from_json(payload)
+        if (
+            message is not None
+            and message.target_state.is_final
+            and message.incarnation in ("", self._setup.incarnation)
+            and not self._is_over.is_set()
+        ):
+            log.error("%s says that this simulation %s (%s)", message.source_node, message.event, message.reason or "-")
+            self._notifier.yield_lifecycle()
+            self._stop()
+
+    # -- between the threads -------------------------------------------------------------------------------------------
+
+    def _report_steps_taken(self) -> None:
+        """The steps of a step command are taken: paused again, unless another command came in between."""
+        with self._lifecycle.lock:
+            if self._gate.is_open or self._gate.ending is not None:
+                return
+            self._lifecycle.fire(SimulationEvent.PAUSED)
+            self._answer_waiting(self._state_reached())
+
+    def _publish_status_regularly(self) -> None:
+        while not self._is_over.wait(self._setup.status_interval_s):
+            with self._lifecycle.lock:
+                if not self._is_over.is_set():
+                    self._lifecycle.publish_status()
+
+
+def run(setup: ServerSetup) -> NoReturn:
+    """Run one simulation in this process and leave it: status 0 when it was stopped, 1 when it failed."""
+    try:
+        surroundings.enter(setup)
+        status = SimulationServer(setup).run()
+    except BaseException:  # noqa: BLE001  printed, and told to the launcher by the status
+        traceback.print_exc()
+        status = 1
+    surroundings.leave(status)
+
+
+def _bus_of(setup: ServerSetup, topics: Topics) -> Bus:
+    lost = ServerPresence(online=False, simulation_id=setup.simulation_id)
+    return Bus(
+        BrokerAddress(
+            host=setup.broker_host,
+            port=setup.broker_port,
+            username=setup.broker_username,
+            password=setup.broker_password,
+            tls=setup.broker_tls,
+            ca_file=setup.broker_ca_file,
+        ),
+        f"simulation_{setup.simulation_id}",
+        will=Will(topics.server_presence(setup.incarnation), lost.to_json()),
+    )
+
+
+if __name__ == "__main__":
+    run(ServerSetup.model_validate_json(Path(sys.argv[1]).read_bytes()))

@@ -1,0 +1,113 @@
+"""What a process makes of itself to run one simulation, wherever it was forked from, and how it leaves."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import nrp_shims
+from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
+
+NICENESS = 10
+"""Below the services, so that commands are answered while simulations take all they can get."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""How soon a busy script lets the bus's threads work: a command takes 2 ms then instead of 13."""
+
+_OUR_LOGGERS = ("nrp_common", "nrp_simserver")
+
+
+def enter(setup: ServerSetup) -> None:
+    """Make this process the server of one simulation: directory, environment, import path, output, priority."""
+    folder = SimulationFolder(setup.folder, setup.simulation_id)
+    os.chdir(folder.experiment)
+    os.environ["NRP_SIMULATION_ID"] = str(setup.simulation_id)
+    os.environ["NRP_INCARNATION"] = setup.incarnation
+    os.environ["PWD"] = str(folder.experiment)
+    _write_to(folder.log)
+    _log_ourselves_only()
+    _import_from(folder.experiment)
+    for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process as quickly as a script's files allow.
+
+    Exit handlers are called and open files flushed; the rest of the interpreter's end, which takes longer than stopping
+    a simulation may, is left out, and threads that a script left behind do not hold the process up.
+    """
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    for file in _open_files():
+        with suppress(Exception):
+            file.flush()
+    os._exit(status)
+
+
+def leave_at_latest_in(seconds: float) -> None:
+    """Have the kernel end this process in `seconds`, whatever it is doing then."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _write_to(log: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for source, target in ((nothing, 0), (file, 1), (file, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(file)
+    # Made anew: those of the process that was forked may be buffered, captured, or closed.
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  open for as long as the process lives
+    sys.stdout = _line_buffered(1)
+    sys.stderr = _line_buffered(2)
+
+
+def _line_buffered(descriptor: int) -> io.TextIOWrapper:
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _log_ourselves_only() -> None:
+    """Send our own log records to the simulation's log, and leave the root logger for the script to configure."""
+    for handler in logging.root.handlers[:]:
+        logging.root.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in _OUR_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def _import_from(experiment: Path) -> None:
+    """Let imports find the experiment's own modules first, then `nrp_core` and the like, then what is installed."""
+    sys.path[:0] = [str(experiment), str(nrp_shims.PATH)]
+    importlib.invalidate_caches()
+    own = {path.stem for path in experiment.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    # The standard library is left alone: this server lives on it.
+    shadowed = own - sys.stdlib_module_names - {"__main__"}
+    for name in [name for name in sys.modules if name.partition(".")[0] in shadowed]:
+        del sys.modules[name]
+
+
+def _open_files() -> Iterator[io.IOBase]:
+    for each in gc.get_objects():
+        if isinstance(each, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom) and not each.closed:
+            yield each
