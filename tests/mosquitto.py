@@ -1,0 +1,55 @@
+"""A Mosquitto of the tests' own, on a free port, that can go away and come back."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from nrp_common.bus import BrokerAddress
+from tests.waiting import wait_until
+
+CONFIGURATION = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+set_tcp_nodelay true
+max_queued_messages 10000
+persistence false
+"""
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+
+
+class Mosquitto:
+    """The broker, not running yet."""
+
+    def __init__(self, folder: Path) -> None:
+        assert MOSQUITTO, "these tests need Mosquitto"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = BrokerAddress("127.0.0.1", free.getsockname()[1])
+        self._configuration = folder / "mosquitto.conf"
+        self._configuration.write_text(CONFIGURATION.format(port=self.address.port))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Run, and return when it takes connections."""
+        assert MOSQUITTO
+        self._process = subprocess.Popen(
+            [MOSQUITTO, "-c", str(self._configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self._answers)
+
+    def stop(self) -> None:
+        """Go away, forgetting everything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection((self.address.host, self.address.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
