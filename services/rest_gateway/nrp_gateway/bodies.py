@@ -1,0 +1,217 @@
+"""What requests and answers hold, and how a request's body is read.
+
+Bodies are read by hand, whatever content type the request claims: NRP 4 clients send JSON under any, and expect the
+error messages of NRP 4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Final, NoReturn, TypeVar
+
+from flask import request
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from nrp_common.errors import InvalidName
+from nrp_common.experiment_files import LONGEST_NAME, checked_experiment_id, checked_path
+from nrp_common.lifecycle import SimulationState
+from nrp_gateway.errors import BodyTooLarge, RequestError
+
+LARGEST_BODY: Final = 1024 * 1024
+"""In bytes. What is asked of the gateway is short; experiments go to the storage."""
+
+DEFAULT_CONFIGURATION: Final = "simulation_config.json"
+DEFAULT_MAIN_SCRIPT: Final = "main_script.py"
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+def _check_experiment_id(experiment_id: str) -> str:
+    if "\\" in experiment_id or ".." in experiment_id:
+        raise ValueError("must not contain '..' or a backslash")
+    return _check_name(experiment_id, checked_experiment_id)
+
+
+def _check_file_name(name: str) -> str:
+    if "\\" in name:
+        raise ValueError("must not contain a backslash")
+    return _check_name(name, checked_path)
+
+
+def _check_name(name: str, checked: Callable[[str], str]) -> str:
+    try:
+        return checked(name)
+    except InvalidName as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_text(text: str) -> str:
+    if not text.isprintable():  # nor halves of surrogate pairs, which no database takes
+        raise ValueError("must be printable text")
+    return text
+
+
+def _or_default(default: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+class LaunchBody(BaseModel):
+    """What to launch."""
+
+    experiment_id: Annotated[StrictStr, AfterValidator(_check_experiment_id)] = Field(
+        alias="experimentID", min_length=1, max_length=LONGEST_NAME
+    )
+    configuration: Annotated[StrictStr, AfterValidator(_check_file_name), _or_default(DEFAULT_CONFIGURATION)] = Field(
+        DEFAULT_CONFIGURATION, alias="experimentConfiguration", min_length=1, max_length=LONGEST_NAME
+    )
+    main_script: Annotated[StrictStr, AfterValidator(_check_file_name), _or_default(DEFAULT_MAIN_SCRIPT)] = Field(
+        DEFAULT_MAIN_SCRIPT, alias="mainScript", min_length=1, max_length=LONGEST_NAME
+    )
+    context_id: Annotated[StrictStr, AfterValidator(_check_text)] | None = Field(
+        None, alias="ctxId", max_length=LONGEST_NAME
+    )
+    state: Any = Field(None, description="Accepted, without effect.")
+    private: Any = Field(None, description="Accepted, without effect.")
+
+
+class StateBody(BaseModel):
+    """The state to go to; see `requested_state`."""
+
+    state: Annotated[Any, WithJsonSchema({"type": "string", "enum": ["paused", "started", "stopped"]})]
+
+
+class StepBody(BaseModel):
+    """How far to go."""
+
+    iterations: int = Field(1, ge=1, le=2**31 - 1, strict=True, description="Of the smallest timestep.")
+
+
+class SimulationBody(BaseModel):
+    """A simulation. Strangers get `STRANGERS_FIELDS` only."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    state: SimulationState
+    simulation_id: int = Field(alias="simulationID")
+    configuration: str = Field("", alias="experimentConfiguration")
+    main_script: str = Field("", alias="mainScript")
+    owner: str
+    creation_date: str = Field(alias="creationDate", description="ISO 8601, with microseconds and offset.")
+    experiment_id: str = Field(alias="experimentID")
+    context_id: str | None = Field(alias="ctxId")
+    mqtt_prefix: str = Field(alias="MQTTPrefix")
+    error: str | None = Field(None, description="Why it failed, or was stopped by somebody else than its owner.")
+    logs: str | None = Field(
+        None, description="The archive of its logs in the experiment, `pending` until the storage took it."
+    )
+    results: str | None = Field(None, description="The same of its results.")
+    simulation_time: float = Field(0.0, alias="simulationTime", description="In seconds.")
+    real_time: float = Field(0.0, alias="realTime", description="In seconds.")
+    simulation_time_left: float = Field(
+        0.0, alias="simulationTimeLeft", description="In seconds; 0 without a time-out."
+    )
+    launcher: str | None = Field(None, description="The launcher that runs it.")
+
+
+STRANGERS_FIELDS: Final = {
+    "state", "simulation_id", "experiment_id", "owner", "creation_date", "context_id", "mqtt_prefix",
+}  # fmt: skip
+"""What those see of a simulation who may not view it: enough to find a free backend."""
+
+
+class SimulationListBody(RootModel[list[SimulationBody]]):
+    """Simulations, ascending by id."""
+
+
+class StateAnswer(BaseModel):
+    """The state that was reached."""
+
+    state: SimulationState
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    data: str | None = None
+
+
+class VersionBody(RootModel[dict[str, str]]):
+    """Versions by the names of packages."""
+
+
+class HealthBody(BaseModel):
+    """The gateway lives."""
+
+    healthy: bool = True
+
+
+class ReadyBody(BaseModel):
+    """Whether simulations can be launched; each part is `ok`, or says what is missing."""
+
+    ready: bool
+    broker: str
+    catalogue: str
+    storage: str
+    launcher: str
+
+
+def read_body(body_type: type[BodyT], *, may_be_empty: bool = False) -> BodyT:
+    """The current request's body.
+
+    Raises:
+        BodyTooLarge: it is larger than `LARGEST_BODY`.
+        RequestError: it is no JSON object, lacks a field or holds something else than `body_type` says.
+    """
+    request.max_content_length = LARGEST_BODY
+    try:
+        data = request.get_data()
+    except RequestEntityTooLarge as error:
+        raise BodyTooLarge(f"The body is larger than {LARGEST_BODY} bytes") from error
+    return parse_body(data or b"{}" if may_be_empty else data, body_type)
+
+
+def parse_body(data: bytes, body_type: type[BodyT]) -> BodyT:
+    """`data` as `body_type`.
+
+    Raises:
+        RequestError: as in `read_body`.
+    """
+    try:
+        content = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("The body is not JSON") from error
+    if not isinstance(content, dict):
+        raise RequestError("The body is not a JSON object")
+    try:
+        return body_type.model_validate(content)
+    except ValidationError as error:
+        raise RequestError(describe_fault(error.errors(include_url=False), content)) from error
+
+
+def describe_fault(faults: Iterable[ErrorDetails], content: object = None) -> str:
+    """The first of `faults` that pydantic found in `content`, in words for a client."""
+    fault = next(iter(faults))
+    field = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "missing" or (isinstance(content, dict) and content.get(field) is None):
+        return f"{field} not given."
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{field}: {message[:1].lower()}{message[1:]}"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

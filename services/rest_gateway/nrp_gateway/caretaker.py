@@ -1,0 +1,119 @@
+"""The caretaker: what a gateway does by the clock.
+
+It passes the verdict on simulations that nobody is left to report of, removes what ended simulations left retained on
+the broker, and follows simulations that other gateways launched.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+import structlog
+
+from nrp_common.bus import Bus
+from nrp_common.errors import NRPError
+from nrp_common.topics import Topics
+from nrp_gateway.catalogue import SimulationRecord
+from nrp_gateway.mirror import RECENT_S, Mirror
+from nrp_gateway.presences import Presences
+
+ROUND_S: Final = 1.0
+
+ABSENCE_GRACE_S: Final = 30.0
+"""How long launcher and server may both be away before their simulation is given up; counted while connected."""
+
+CLEANING_DELAY_S: Final = 60.0
+"""How long the retained messages of an ended simulation stay, for who connects late."""
+
+RETAINED_LEAVES: Final = ("status", "lifecycle", "archives", "data", "welcome")
+"""The retained topics of a simulation."""
+
+log = structlog.get_logger(__name__)
+
+
+class Caretaker:
+    """Makes its round every second, in a thread of its own."""
+
+    def __init__(self, mirror: Mirror, presences: Presences, bus: Bus, topics: Topics) -> None:
+        self._mirror = mirror
+        self._presences = presences
+        self._bus = bus
+        self._topics = topics
+        self._absent_since: dict[int, float] = {}
+        self._removed: dict[int, tuple[float, SimulationRecord]] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="caretaker", daemon=True)
+
+    def start(self) -> None:
+        """Begin the rounds."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the rounds."""
+        self._closing.set()
+        self._thread.join()
+
+    def clean_up(self, record: SimulationRecord) -> None:
+        """Remove all that is retained of a simulation from the broker."""
+        for leaf in RETAINED_LEAVES:
+            self._bus.publish(self._topics.simulation(record.id, leaf), b"", qos=1, retain=True)
+        if record.incarnation:
+            self._bus.publish(self._topics.server_presence(record.incarnation), b"", qos=1, retain=True)
+
+    def clean_up_later(self, record: SimulationRecord) -> None:
+        """Do so once more after the usual delay: a removed simulation's launcher may still have said something."""
+        self._removed[record.id] = (time.monotonic() + CLEANING_DELAY_S, record)
+
+    def is_abandoned(self, record: SimulationRecord) -> bool:
+        """Whether neither the launcher nor the server of a simulation is there."""
+        return not self._presences.has_launcher(record.launcher) and not self._presences.has_server(record.incarnation)
+
+    def make_round(self) -> None:
+        """Do what is due."""
+        self._mirror.look_for_new()
+        self._mirror.forget_ended_before(time.time() - RECENT_S)
+        if not self._bus.is_connected:
+            self._absent_since.clear()
+            return
+        records = self._mirror.live_and_recent()
+        self._judge([each for each in records if not each.state.is_final])
+        self._clean([each for each in records if each.state.is_final and not each.cleaned])
+
+    def _judge(self, unfinished: list[SimulationRecord]) -> None:
+        now = time.monotonic()
+        abandoned = {each.id for each in unfinished if self.is_abandoned(each)}
+        self._absent_since = {each: self._absent_since.get(each, now) for each in abandoned}
+        for simulation_id, since in self._absent_since.items():
+            if now - since < ABSENCE_GRACE_S:
+                continue
+            record = self._mirror.read_again(simulation_id)  # another gateway may know more
+            if record is not None and not record.state.is_final and self.is_abandoned(record):
+                self._mirror.give_up(record, abandonment(record))
+
+    def _clean(self, ended: list[SimulationRecord]) -> None:
+        for record in ended:
+            if record.ended_at is not None and record.ended_at + CLEANING_DELAY_S <= time.time():
+                self.clean_up(record)
+                self._mirror.note_cleaned(record)
+        for simulation_id, (due, record) in list(self._removed.items()):
+            if due <= time.monotonic():
+                self.clean_up(record)
+                del self._removed[simulation_id]
+
+    def _work(self) -> None:
+        while not self._closing.wait(ROUND_S):
+            try:
+                self.make_round()
+            except NRPError as error:
+                log.error("A round was cut short", error=str(error))
+            except Exception:
+                log.exception("A round failed")
+
+
+def abandonment(record: SimulationRecord) -> str:
+    """What to say of a simulation that nobody is left to report of."""
+    if record.launcher is None:
+        return "The gateway ended before a launcher took the simulation"
+    return f"The launcher '{record.launcher}' and the simulation server are gone"

@@ -1,0 +1,299 @@
+"""The catalogue: what is known of every simulation, in a database that outlives the gateway.
+
+SQLite for one gateway, PostgreSQL where several share it. Ids are never reused. A reported state is written only over
+an older one, so that gateways that hear the same report in different order agree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import command as alembic
+from alembic.config import Config as AlembicConfig
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+
+from nrp_common.errors import SettingsError
+from nrp_common.lifecycle import SimulationState
+from nrp_common.messages import Archives, LifecycleMessage
+from nrp_gateway.errors import NoRoom, Unreachable
+
+LARGEST_ID: Final = 2**63 - 1
+"""What the database can count to."""
+
+BUSY_TIMEOUT_S: Final = 10
+"""How long a writer waits for another one before the database is called unreachable."""
+
+MIGRATION_LOCK: Final = 0x4E5250
+"""PostgreSQL's name for the lock under which one gateway at a time migrates: `NRP` in ASCII."""
+
+_FINAL: Final = (SimulationState.STOPPED.value, SimulationState.FAILED.value)
+
+_metadata = sa.MetaData()
+
+_simulations = sa.Table(
+    "simulations",
+    _metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("experiment_id", sa.Text, nullable=False),
+    sa.Column("configuration", sa.Text, nullable=False),
+    sa.Column("main_script", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("context_id", sa.Text),
+    sa.Column("slot", sa.Integer),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("launcher", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("incarnation", sa.Text, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("logs", sa.Text),
+    sa.Column("results", sa.Text),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("cleaned", sa.Boolean, nullable=False),
+    sa.Index(
+        "one_unfinished_simulation_a_slot",
+        "slot",
+        unique=True,
+        sqlite_where=sa.text("state NOT IN ('stopped', 'failed')"),
+        postgresql_where=sa.text("state NOT IN ('stopped', 'failed')"),
+    ),
+    sa.Index("simulations_by_end", "ended_at"),
+    sqlite_autoincrement=True,
+)
+
+
+@dataclass(frozen=True)
+class SimulationRecord:
+    """What is known of one simulation.
+
+    Attributes:
+        id: counts up from 1.
+        experiment_id: of the experiment it was launched from.
+        configuration: name of the experiment's configuration.
+        main_script: name of the experiment's main script.
+        owner: id of the user who launched it.
+        context_id: the client's own name for it.
+        slot: through which it was launched, None at the root.
+        created_at: in seconds since 1970.
+        launcher: the launcher that took it, None until one did.
+        state: the last one reported.
+        incarnation: of the server that reported it, "" until one did.
+        seq: of that report.
+        error: why it failed or was stopped.
+        logs: name of the archive in the experiment, or `PENDING`.
+        results: the same.
+        ended_at: in seconds since 1970, None while it is unfinished.
+        cleaned: whether its retained messages were removed from the broker.
+    """
+
+    id: int
+    experiment_id: str
+    configuration: str
+    main_script: str
+    owner: str
+    context_id: str | None
+    slot: int | None
+    created_at: float
+    launcher: str | None = None
+    state: SimulationState = SimulationState.CREATED
+    incarnation: str = ""
+    seq: int = 0
+    error: str | None = None
+    logs: str | None = None
+    results: str | None = None
+    ended_at: float | None = None
+    cleaned: bool = False
+
+
+_COLUMNS: Final = [_simulations.c[field.name] for field in fields(SimulationRecord)]
+
+
+def _record(row: sa.Row[Any]) -> SimulationRecord:
+    values = dict(row._mapping)  # public in spite of its name
+    return SimulationRecord(**values | {"state": SimulationState(values["state"])})
+
+
+class Catalogue:
+    """The table of simulations. Usable from several threads.
+
+    Every method raises `Unreachable` when the database does not answer.
+
+    Args:
+        url: SQLAlchemy's.
+
+    Raises:
+        SettingsError: the URL is malformed, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = sa.make_url(url)
+            is_sqlite = parsed.get_backend_name() == "sqlite"
+            if is_sqlite and parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {}
+            self._engine = sa.create_engine(parsed, connect_args=arguments, pool_pre_ping=not is_sqlite)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, OSError) as error:
+            raise SettingsError(f"NRP_CATALOGUE_URL: {error}") from error
+        if is_sqlite:
+            sa.event.listen(self._engine, "connect", _set_up_sqlite)
+        self._is_sqlite = is_sqlite
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's."""
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        with self._transaction() as connection:
+            if not self._is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            config.attributes["connection"] = connection
+            alembic.upgrade(config, "head")
+
+    def check(self) -> None:
+        """See that the database answers."""
+        with self._transaction() as connection:
+            connection.execute(sa.select(1))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get(self, simulation_id: int) -> SimulationRecord | None:
+        """One simulation, None when there is none of that id."""
+        if simulation_id > LARGEST_ID:
+            return None
+        found = self._select(_simulations.c.id == simulation_id)
+        return found[0] if found else None
+
+    def unfinished_or_ended_since(self, moment: float) -> list[SimulationRecord]:
+        """All that run, and those that ended after `moment` (in seconds since 1970), ascending by id."""
+        return self._select(sa.or_(_simulations.c.state.not_in(_FINAL), _simulations.c.ended_at >= moment))
+
+    def newer_than(self, simulation_id: int) -> list[SimulationRecord]:
+        """All with a larger id, ascending."""
+        return self._select(_simulations.c.id > simulation_id)
+
+    def ended(
+        self, states: list[SimulationState], *, owner: str | None, experiment_id: str | None
+    ) -> list[SimulationRecord]:
+        """All that have ended, in one of `states`, ascending by id; None lets every owner or experiment through."""
+        conditions = [
+            _simulations.c.state.in_(set(_FINAL) & set(states)),
+            *([] if owner is None else [_simulations.c.owner == owner]),
+            *([] if experiment_id is None else [_simulations.c.experiment_id == experiment_id]),
+        ]
+        return self._select(*conditions)
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[SimulationRecord]:
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(*_COLUMNS).where(*conditions).order_by(_simulations.c.id))
+            return [_record(row) for row in rows]
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        *,
+        experiment_id: str,
+        configuration: str,
+        main_script: str,
+        owner: str,
+        context_id: str | None,
+        slot: int | None,
+    ) -> SimulationRecord:
+        """A new simulation in state `created`.
+
+        Raises:
+            NoRoom: an unfinished simulation holds the slot.
+        """
+        record = SimulationRecord(0, experiment_id, configuration, main_script, owner, context_id, slot, time.time())
+        values = {column.name: getattr(record, column.name) for column in _COLUMNS if column.name != "id"}
+        try:
+            with self._transaction() as connection:
+                inserted = connection.execute(sa.insert(_simulations).values(values).returning(_simulations.c.id))
+                return replace(record, id=inserted.scalar_one())
+        except IntegrityError as error:
+            raise NoRoom("Another simulation is already running on the server") from error
+
+    def assign(self, simulation_id: int, launcher: str) -> SimulationRecord | None:
+        """Note which launcher a simulation is given to. Returns the new record, None when there is no such one."""
+        return self._update({"launcher": launcher}, _simulations.c.id == simulation_id)
+
+    def note_incarnation(self, simulation_id: int, incarnation: str) -> SimulationRecord | None:
+        """Note which server will report, before it does; None when there is no such simulation or one reported."""
+        return self._update(
+            {"incarnation": incarnation}, _simulations.c.id == simulation_id, _simulations.c.incarnation == ""
+        )
+
+    def report(self, simulation_id: int, message: LifecycleMessage) -> SimulationRecord | None:
+        """Write a reported state over an older one of the same incarnation, unless that is final.
+
+        Returns:
+            The new record, None when nothing was written.
+        """
+        state = message.target_state
+        values: dict[str, object] = {
+            "state": state.value,
+            "incarnation": message.incarnation,
+            "seq": message.seq,
+            "error": message.reason,
+        }
+        if state.is_final:
+            values |= {"logs": message.logs, "results": message.results, "ended_at": time.time()}
+        return self._update(
+            values,
+            _simulations.c.id == simulation_id,
+            _simulations.c.state.not_in(_FINAL),
+            _simulations.c.incarnation.in_(["", message.incarnation]),
+            _simulations.c.seq < message.seq,
+        )
+
+    def store_archives(self, simulation_id: int, archives: Archives) -> SimulationRecord | None:
+        """Note where the archives of a simulation are, and that its message about them is to be cleaned up.
+
+        Returns:
+            The new record, None when there is no such simulation.
+        """
+        values = {"logs": archives.logs, "results": archives.results, "cleaned": False}
+        return self._update(values, _simulations.c.id == simulation_id)
+
+    def note_cleaned(self, simulation_id: int) -> SimulationRecord | None:
+        """Note that a simulation's retained messages are removed from the broker. Returns the new record."""
+        return self._update({"cleaned": True}, _simulations.c.id == simulation_id)
+
+    def remove(self, simulation_id: int) -> None:
+        """Forget a simulation; its id is not used again."""
+        with self._transaction() as connection:
+            connection.execute(sa.delete(_simulations).where(_simulations.c.id == simulation_id))
+
+    def _update(self, values: dict[str, Any], *conditions: sa.ColumnElement[bool]) -> SimulationRecord | None:
+        with self._transaction() as connection:
+            updated = connection.execute(
+                sa.update(_simulations).where(*conditions).values(values).returning(*_COLUMNS)
+            ).one_or_none()
+        return None if updated is None else _record(updated)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            reason = type(error).__name__
+            raise Unreachable(f"The catalogue of simulations cannot be reached ({reason})") from error
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    # Readers do not wait for writers; a power cut may lose the last transitions, which the bus reports again.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")

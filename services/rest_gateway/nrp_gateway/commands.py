@@ -1,0 +1,135 @@
+"""Commands: what the owner of a simulation asks of it, sent to its server and answered with the state it reached."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import structlog
+
+from nrp_common.bus import Bus
+from nrp_common.errors import CommandRefused, CommandTimeout
+from nrp_common.lifecycle import SimulationState
+from nrp_common.messages import Command, CommandEvent, Refusal, Reply
+from nrp_common.topics import Topics
+from nrp_gateway.backend_lifecycle import BackendSimulationLifecycle
+from nrp_gateway.caretaker import Caretaker, abandonment
+from nrp_gateway.catalogue import SimulationRecord
+from nrp_gateway.errors import Unreachable
+from nrp_gateway.mirror import Mirror
+
+ANSWERED_WITHIN_S: Final = 5.0
+"""A server answers `started` and `paused` at once; the step in flight is not waited for."""
+
+CARRIED_OUT_WITHIN_S: Final = 25.0
+"""A reset waits for the engines, a step for the steps."""
+
+STOPPED_WITHIN_S: Final = 15.0
+"""The launcher kills what does not stop after a grace time, then stores the logs."""
+
+_TIMEOUTS: Final = {
+    CommandEvent.STARTED: ANSWERED_WITHIN_S,
+    CommandEvent.PAUSED: ANSWERED_WITHIN_S,
+    CommandEvent.RESET: CARRIED_OUT_WITHIN_S,
+    CommandEvent.STEP: CARRIED_OUT_WITHIN_S,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Commands:
+    """Carries out commands. Usable from several threads."""
+
+    def __init__(self, mirror: Mirror, caretaker: Caretaker, bus: Bus, topics: Topics) -> None:
+        self._mirror = mirror
+        self._caretaker = caretaker
+        self._bus = bus
+        self._topics = topics
+
+    def carry_out(self, record: SimulationRecord, event: CommandEvent, iterations: int = 1) -> SimulationState:
+        """Send a command.
+
+        Returns:
+            The state that was really reached; at once when it is there already.
+
+        Raises:
+            SimulationFinal: the simulation has ended.
+            InvalidTransition: its state does not allow the command.
+            CommandRefused: the same, as its server sees it.
+            CommandTimeout: nobody answered in time.
+            Unreachable: there is nobody left to answer.
+            BusUnavailable: the broker cannot be reached.
+        """
+        lifecycle = BackendSimulationLifecycle(record.state, record.incarnation, record.seq)
+        if not lifecycle.validate(event):
+            return record.state
+        if event is CommandEvent.STOPPED:
+            return self._stop(record)
+        reply = self._ask(record, event, iterations, _TIMEOUTS[event])
+        if reply.error is not None:
+            return self._state_after_refusal(record, reply)
+        self._mirror.note_reply(record, reply)
+        return reply.state or record.state
+
+    def remove(self, record: SimulationRecord) -> None:
+        """Stop a simulation where it runs, and forget it. One that cannot be stopped is given up.
+
+        Raises:
+            BusUnavailable: the broker cannot be reached.
+        """
+        was_given_up = False
+        if not record.state.is_final:
+            try:
+                self._stop(record)
+            except (CommandTimeout, CommandRefused, Unreachable) as error:
+                log.warning("Removing a simulation that does not stop", simulation=record.id, reason=str(error))
+                current = self._mirror.read_again(record.id) or record
+                was_given_up = self._mirror.give_up(current, "It was deleted, and did not stop")
+        last = self._mirror.get(record.id) or record
+        self._mirror.remove(record.id)
+        if not was_given_up:  # who is away now reads the verdict when coming back within the minute
+            self._caretaker.clean_up(last)
+        self._caretaker.clean_up_later(last)
+
+    def _ask(self, record: SimulationRecord, event: CommandEvent, iterations: int, timeout: float) -> Reply:
+        if self._caretaker.is_abandoned(record) and self._bus.is_connected:
+            raise Unreachable(abandonment(record))
+        command = Command(event=event, iterations=iterations, deadline=time.time() + timeout)
+        try:
+            return self._bus.request(self._topics.command(record.id), command, timeout=timeout)
+        except CommandTimeout as error:
+            raise _timeout(record, event, timeout) from error
+
+    def _stop(self, record: SimulationRecord) -> SimulationState:
+        deadline = time.monotonic() + STOPPED_WITHIN_S
+        try:
+            reply = self._ask(record, CommandEvent.STOPPED, 1, ANSWERED_WITHIN_S)
+        except CommandTimeout:
+            pass  # a server that is stuck: the launcher heard the command too, and ends it
+        else:
+            if reply.refusal is Refusal.UNKNOWN:
+                raise Unreachable(f"The launcher '{record.launcher}' does not know the simulation: {reply.error}")
+        ended = self._mirror.wait_for(record.id, _is_final, max(0.0, deadline - time.monotonic()))
+        if ended is None or not ended.state.is_final:
+            raise _timeout(record, CommandEvent.STOPPED, STOPPED_WITHIN_S)
+        return ended.state
+
+    def _state_after_refusal(self, record: SimulationRecord, reply: Reply) -> SimulationState:
+        if reply.refusal is Refusal.INVALID:
+            raise CommandRefused(reply.error)
+        if reply.refusal is Refusal.FAILED:  # the simulation does not survive that
+            ended = self._mirror.wait_for(record.id, _is_final, ANSWERED_WITHIN_S)
+            if ended is not None and ended.state.is_final:
+                return ended.state
+        raise Unreachable(f"The simulation server did not carry out the command: {reply.error}")
+
+
+def _timeout(record: SimulationRecord, event: CommandEvent, timeout: float) -> CommandTimeout:
+    return CommandTimeout(
+        f"The command '{event}' to simulation {record.id} was not carried out within {timeout:g} s "
+        f"(its launcher is '{record.launcher}')"
+    )
+
+
+def _is_final(record: SimulationRecord) -> bool:
+    return record.state.is_final

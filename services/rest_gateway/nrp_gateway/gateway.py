@@ -1,0 +1,110 @@
+"""The gateway as a whole: its parts, wired; started and ended together."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import requests
+
+from nrp_common.bus import Bus
+from nrp_common.errors import NRPError
+from nrp_common.storage_client import StorageClient
+from nrp_gateway.archives import Archives
+from nrp_gateway.caretaker import Caretaker
+from nrp_gateway.catalogue import Catalogue
+from nrp_gateway.commands import Commands
+from nrp_gateway.identity import Callers
+from nrp_gateway.launches import Launches
+from nrp_gateway.mirror import Mirror
+from nrp_gateway.presences import Presences
+from nrp_gateway.settings import Authentication, GatewaySettings
+
+OK = "ok"
+
+STORAGE_CHECK_TIMEOUT_S = 3.0
+
+
+class Gateway:
+    """What the REST routes stand on.
+
+    Attributes:
+        topics: of this installation.
+        catalogue: of all simulations.
+        mirror: the live picture of them.
+        presences: launchers and servers that are there.
+        callers: who calls, and what they may see.
+        launches: launches simulations.
+        commands: carries out commands.
+        archives: fetches logs and results.
+    """
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self.topics = settings.topics
+        storage = StorageClient(settings.storage_url) if settings.storage_url else None
+        self.catalogue = Catalogue(settings.catalogue)
+        self.bus = Bus(settings.broker, "gateway", reply_topic=self.topics.reply(uuid.uuid4().hex))
+        self.mirror = Mirror(self.catalogue, self.bus, self.topics)
+        self.presences = Presences(self.bus, self.topics)
+        self.callers = Callers(storage if settings.authentication is Authentication.STORAGE else None)
+        self._caretaker = Caretaker(self.mirror, self.presences, self.bus, self.topics)
+        self.launches = Launches(
+            self.catalogue,
+            self.mirror,
+            self.presences,
+            self.bus,
+            self.topics,
+            settings.secret_key.get_secret_value(),
+        )
+        self.commands = Commands(self.mirror, self._caretaker, self.bus, self.topics)
+        self.archives = Archives(self.bus, self.topics, storage or settings.experiments)
+
+    def start(self) -> None:
+        """Bring the catalogue up to date, listen to the bus; the broker may come later.
+
+        Raises:
+            Unreachable: the catalogue's database does not answer.
+        """
+        self.catalogue.migrate()
+        self.presences.start()
+        self.mirror.start()
+        self._caretaker.start()
+        self.bus.start()
+
+    def close(self) -> None:
+        """Leave the bus and the catalogue."""
+        self._caretaker.close()
+        self.bus.close()
+        self.mirror.close()
+        self.catalogue.close()
+
+    def readiness(self) -> dict[str, str]:
+        """By part, `ok` or what is missing."""
+        return {
+            "broker": OK if self.bus.is_connected else f"there is no connection to {self.bus.broker}",
+            "catalogue": self._catalogue_state(),
+            "storage": self._storage_state(),
+            "launcher": OK if self.presences.by_room() else "no launcher is connected",
+        }
+
+    def _catalogue_state(self) -> str:
+        try:
+            self.catalogue.check()
+        except NRPError as error:
+            return str(error)
+        return OK
+
+    def _storage_state(self) -> str:
+        url = self._settings.storage_url
+        if not url:
+            return _folder_state(self._settings.experiments)
+        try:  # whatever it answers: without a token that may be an error
+            requests.get(f"{url}/identity/me", timeout=STORAGE_CHECK_TIMEOUT_S)
+        except requests.RequestException as error:
+            return f"{url} cannot be reached ({type(error).__name__})"
+        return OK
+
+
+def _folder_state(folder: Path) -> str:
+    return OK if folder.is_dir() else f"there is no folder {folder}"

@@ -1,0 +1,133 @@
+"""Launches: from a request to a simulation that is ready, in a launcher's hands."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from nrp_common.bus import Bus
+from nrp_common.errors import BusUnavailable, CommandTimeout
+from nrp_common.lifecycle import SimulationState
+from nrp_common.messages import Launch, Refusal
+from nrp_common.token_seal import seal_token
+from nrp_common.topics import Topics
+from nrp_gateway.bodies import LaunchBody
+from nrp_gateway.catalogue import Catalogue, SimulationRecord
+from nrp_gateway.errors import NoRoom, Unreachable
+from nrp_gateway.mirror import Mirror
+from nrp_gateway.presences import Presences
+
+MOST_WAITING: Final = 32
+"""Requests that may wait for a launch at once: half of the threads that answer, so that reads always find one."""
+
+TAKEN_WITHIN_S: Final = 3.0
+"""A launcher says at once whether it takes a simulation; the work comes afterwards."""
+
+READY_WITHIN_S: Final = 25.0
+"""After this a request is answered with a simulation that is still getting ready."""
+
+RETRY_AFTER_S: Final = 5
+"""When it may be worth trying again, where there is no room or no launcher."""
+
+log = structlog.get_logger(__name__)
+
+
+class Launches:
+    """Launches simulations. Usable from several threads."""
+
+    def __init__(
+        self, catalogue: Catalogue, mirror: Mirror, presences: Presences, bus: Bus, topics: Topics, secret_key: str
+    ) -> None:
+        self._catalogue = catalogue
+        self._mirror = mirror
+        self._presences = presences
+        self._bus = bus
+        self._topics = topics
+        self._secret_key = secret_key
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
+
+    def launch(self, asked: LaunchBody, owner: str, token: str | None, slot: int | None) -> SimulationRecord:
+        """Launch an experiment and wait until it is ready, has failed, or `READY_WITHIN_S` have passed.
+
+        Raises:
+            NoRoom: all launchers are full, or the slot is taken.
+            Unreachable: no launcher is there or answers, or too many requests wait already.
+            BusUnavailable: the broker cannot be reached.
+        """
+        with self._place():
+            if not self._bus.is_connected:
+                raise BusUnavailable(f"There is no connection to the MQTT broker at {self._bus.broker}")
+            launchers = self._presences.by_room()
+            if not launchers:
+                raise Unreachable("No launcher is connected", retry_after_s=RETRY_AFTER_S)
+            record = self._catalogue.add(
+                experiment_id=asked.experiment_id,
+                configuration=asked.configuration,
+                main_script=asked.main_script,
+                owner=owner,
+                context_id=asked.context_id,
+                slot=slot,
+            )
+            self._mirror.add(record)
+            try:
+                self._hand_over(record, launchers, token)
+            except BaseException:
+                self._mirror.remove(record.id)
+                raise
+            ready = self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S)
+        return ready or record
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise Unreachable(f"{MOST_WAITING} launches are under way already", retry_after_s=RETRY_AFTER_S)
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _hand_over(self, record: SimulationRecord, launchers: list[str], token: str | None) -> None:
+        """Give a simulation to the first launcher that takes it."""
+        refusals: list[str] = []
+        is_full = False
+        for launcher in launchers:
+            self._mirror.assign(record.id, launcher)
+            self._presences.note_asked(launcher)
+            request = Launch(
+                deadline=time.time() + TAKEN_WITHIN_S,
+                simulation_id=record.id,
+                experiment_id=record.experiment_id,
+                configuration=record.configuration,
+                main_script=record.main_script,
+                owner=record.owner,
+                sealed_token=seal_token(token, self._secret_key),
+            )
+            try:
+                reply = self._bus.request(self._topics.launch(launcher), request, timeout=TAKEN_WITHIN_S)
+            except CommandTimeout:
+                refusals.append(f"'{launcher}' does not answer")
+                continue
+            if reply.error is None:
+                log.info("Launched", simulation=record.id, launcher=launcher, experiment=record.experiment_id)
+                if reply.incarnation is not None:
+                    self._mirror.note_incarnation(record.id, reply.incarnation)
+                return
+            is_full = is_full or reply.refusal is Refusal.FULL
+            refusals.append(f"'{launcher}': {reply.error}")
+        said = "; ".join(refusals)
+        if is_full:
+            raise NoRoom(
+                f"There is no room for another simulation now ({said}). Try again in {RETRY_AFTER_S} s, or when one "
+                "has ended",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        raise Unreachable(f"No launcher took the simulation ({said})", retry_after_s=RETRY_AFTER_S)
+
+
+def _is_past_created(record: SimulationRecord) -> bool:
+    return record.state is not SimulationState.CREATED

@@ -1,0 +1,272 @@
+"""The mirror: what the bus reports of every simulation, held in memory and written to the catalogue.
+
+All reads of the REST API are served from here. A report counts when it is newer than what is known: a late, repeated
+or reordered message, a retained leftover or a report of another incarnation moves nothing. Final states are final.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from nrp_common.bus import Bus
+from nrp_common.lifecycle import SimulationEvent, SimulationState
+from nrp_common.messages import Archives, FailedStatus, LifecycleMessage, Reply, Status
+from nrp_common.topics import Topics
+from nrp_gateway.backend_lifecycle import BackendSimulationLifecycle
+from nrp_gateway.catalogue import Catalogue, SimulationRecord
+from nrp_gateway.errors import Unreachable
+
+RECENT_S: Final = 24 * 3600
+"""How long an ended simulation is listed."""
+
+LARGEST_REPORT: Final = 256 * 1024
+"""In bytes. A report is some hundred bytes and a reason; nothing larger is kept for anybody."""
+
+CATALOGUE_RETRY_S: Final = 1.0
+
+GATEWAY_NODE: Final = "nrp_gateway"
+"""Who speaks in a verdict of the gateway."""
+
+log = structlog.get_logger(__name__)
+
+
+class Mirror:
+    """The live picture of all simulations. Usable from several threads."""
+
+    def __init__(self, catalogue: Catalogue, bus: Bus, topics: Topics) -> None:
+        self._catalogue = catalogue
+        self._bus = bus
+        self._topics = topics
+        self._changed = threading.Condition(threading.RLock())  # guards the records and their order of change
+        self._records: dict[int, SimulationRecord] = {}
+        self._statuses: dict[int, bytes] = {}
+        self._reports: queue.SimpleQueue[tuple[Callable[[int, bytes], None], int, bytes] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write_reports, name="mirror", daemon=True)
+
+    def start(self) -> None:
+        """Read the catalogue and listen to the bus."""
+        for record in self._catalogue.unfinished_or_ended_since(time.time() - RECENT_S):
+            self._records[record.id] = record
+        self._writer.start()
+        self._listen("status", self._status_heard, qos=0)
+        self._listen("lifecycle", lambda *report: self._reports.put((self._lifecycle_reported, *report)))
+        self._listen("archives", lambda *report: self._reports.put((self._archives_reported, *report)))
+
+    def close(self) -> None:
+        """Write what was heard so far, then stop."""
+        self._closing.set()
+        self._reports.put(None)
+        self._writer.join()
+
+    def _listen(self, leaf: str, handler: Callable[[int, bytes], None], qos: int = 1) -> None:
+        def take(topic: str, payload: bytes) -> None:
+            simulation_id = self._topics.simulation_id_of(topic)
+            if simulation_id is not None and len(payload) <= LARGEST_REPORT:
+                handler(simulation_id, payload)
+
+        self._bus.subscribe(self._topics.each_simulation(leaf), take, qos=qos)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def get(self, simulation_id: int) -> SimulationRecord | None:
+        """One simulation, None when there is none of that id. Only those that ended long ago cost a query."""
+        record = self._records.get(simulation_id) or self._catalogue.get(simulation_id)
+        if record is not None and not record.state.is_final and simulation_id not in self._records:
+            self.add(record)
+        return record
+
+    def live_and_recent(self) -> list[SimulationRecord]:
+        """All that run, and those that ended less than a day ago, ascending by id."""
+        since = time.time() - RECENT_S
+        records = self._records.copy().values()  # copied in one go, without waiting for who writes to the catalogue
+        return sorted((each for each in records if each.ended_at is None or each.ended_at >= since), key=_by_id)
+
+    def status(self, simulation_id: int) -> Status | None:
+        """The times that a simulation last reported, None when it reported none to this gateway."""
+        payload = self._statuses.get(simulation_id)
+        return None if payload is None else Status.from_json(payload)
+
+    def wait_for(
+        self, simulation_id: int, condition: Callable[[SimulationRecord], bool], timeout: float
+    ) -> SimulationRecord | None:
+        """The record once `condition` holds of it, or as it is after `timeout` seconds; None when it is gone."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                record = self._records.get(simulation_id)
+                left = deadline - time.monotonic()
+                if record is None or condition(record) or left <= 0:
+                    return record
+                self._changed.wait(left)
+
+    # -- changes by this gateway ---------------------------------------------------------------------------------------
+
+    def add(self, record: SimulationRecord) -> None:
+        """Follow a simulation that is new in the catalogue."""
+        with self._changed:
+            self._records.setdefault(record.id, record)
+
+    def assign(self, simulation_id: int, launcher: str) -> None:
+        """Note which launcher a simulation is given to."""
+        with self._changed:
+            self._keep(simulation_id, self._catalogue.assign(simulation_id, launcher))
+
+    def note_incarnation(self, simulation_id: int, incarnation: str) -> None:
+        """Note which server will report, before it does."""
+        with self._changed:
+            if (noted := self._catalogue.note_incarnation(simulation_id, incarnation)) is not None:
+                self._keep(simulation_id, noted)
+
+    def note_reply(self, record: SimulationRecord, reply: Reply) -> None:
+        """Take over the state in an answer, so that who asked sees it at once; the same is reported on the bus.
+
+        Final states are left to the launcher's last word, which says more.
+        """
+        if reply.state is None or reply.seq is None or reply.state.is_final or reply.state is SimulationState.CREATED:
+            return
+        message = LifecycleMessage(
+            source_node=GATEWAY_NODE,
+            source_state=record.state,
+            event=SimulationEvent(reply.state.value),
+            target_state=reply.state,
+            incarnation=reply.incarnation or record.incarnation,
+            seq=reply.seq,
+        )
+        self.take(record.id, message)
+
+    def note_cleaned(self, record: SimulationRecord) -> None:
+        """Note that a simulation's retained messages are removed from the broker."""
+        with self._changed:
+            self._keep(record.id, self._catalogue.note_cleaned(record.id))
+
+    def remove(self, simulation_id: int) -> None:
+        """Forget a simulation, here and in the catalogue."""
+        self._catalogue.remove(simulation_id)
+        self._forget(simulation_id)
+
+    def forget_ended_before(self, moment: float) -> None:
+        """Keep simulations that ended before `moment` in the catalogue only."""
+        with self._changed:
+            ended = [each.id for each in self._records.values() if each.ended_at is not None and each.ended_at < moment]
+        for simulation_id in ended:
+            self._forget(simulation_id)
+
+    def look_for_new(self) -> None:
+        """Follow simulations that other gateways added to the catalogue."""
+        with self._changed:
+            latest = max(self._records, default=0)
+        for record in self._catalogue.newer_than(latest):
+            self.add(record)
+
+    def give_up(self, record: SimulationRecord, reason: str) -> bool:
+        """Pass the verdict that a simulation failed, when there is nobody left to say it.
+
+        Returns:
+            Whether it stands: somebody else's last word may have come first.
+        """
+        message = LifecycleMessage(
+            source_node=GATEWAY_NODE,
+            source_state=record.state,
+            event=SimulationEvent.FAILED,
+            target_state=SimulationState.FAILED,
+            incarnation=record.incarnation,
+            seq=record.seq + 1,
+            reason=reason,
+        )
+        if not self.take(record.id, message):
+            return False
+        last = self.status(record.id)
+        times = last.model_dump(include={"real_time", "simulation_time", "simulation_time_left"}) if last else {}
+        status = FailedStatus(state=SimulationState.FAILED, error=reason, **times)
+        self._bus.publish(self._topics.lifecycle(record.id), message, qos=1, retain=True)
+        self._bus.publish(self._topics.status(record.id), status, qos=1, retain=True)
+        log.warning("Gave up a simulation", simulation=record.id, reason=reason)
+        return True
+
+    def _forget(self, simulation_id: int) -> None:
+        with self._changed:
+            self._records.pop(simulation_id, None)
+            self._statuses.pop(simulation_id, None)
+            self._changed.notify_all()
+
+    # -- reports -------------------------------------------------------------------------------------------------------
+
+    def take(self, simulation_id: int, message: LifecycleMessage) -> bool:
+        """Take over a reported state.
+
+        Returns:
+            Whether it counted: it was newer than what was known.
+        """
+        with self._changed:
+            record = self.get(simulation_id)
+            if record is None:
+                return False
+            lifecycle = BackendSimulationLifecycle(record.state, record.incarnation, record.seq)
+            if not lifecycle.mirror(message):
+                return False
+            written = self._catalogue.report(simulation_id, message)
+            if written is None:  # another gateway knows more
+                self.read_again(simulation_id)
+            else:
+                self._keep(simulation_id, written)
+            return written is not None
+
+    def read_again(self, simulation_id: int) -> SimulationRecord | None:
+        """The record as the catalogue has it, where other gateways write too."""
+        with self._changed:
+            return self._keep(simulation_id, self._catalogue.get(simulation_id))
+
+    def _keep(self, simulation_id: int, record: SimulationRecord | None) -> SimulationRecord | None:
+        if record is None:
+            self._forget(simulation_id)
+        else:
+            self._records[simulation_id] = record
+            self._changed.notify_all()
+        return record
+
+    def _write_reports(self) -> None:
+        while (report := self._reports.get()) is not None:
+            try:
+                self._write_report(*report)
+            except Exception:
+                log.exception("A report could not be handled", simulation=report[1])
+
+    def _write_report(self, write: Callable[[int, bytes], None], simulation_id: int, payload: bytes) -> None:
+        while True:
+            try:
+                return write(simulation_id, payload)
+            except Unreachable as error:  # the next report could not be written either
+                log.error("Cannot note a report, trying again", simulation=simulation_id, error=str(error))
+                if self._closing.wait(CATALOGUE_RETRY_S):
+                    return None
+
+    def _status_heard(self, simulation_id: int, payload: bytes) -> None:
+        # Read when somebody asks: hundreds arrive a second. Progress messages share the topic, without a state.
+        if b'"state"' in payload and simulation_id in self._records:
+            self._statuses[simulation_id] = payload
+
+    def _lifecycle_reported(self, simulation_id: int, payload: bytes) -> None:
+        if not payload:  # cleared: perhaps another gateway deleted it
+            if simulation_id in self._records:
+                self.read_again(simulation_id)
+            return
+        message = LifecycleMessage.from_json(payload)
+        if message is not None and message.target_state is not SimulationState.CREATED:
+            self.take(simulation_id, message)
+
+    def _archives_reported(self, simulation_id: int, payload: bytes) -> None:
+        archives = Archives.from_json(payload) if payload else None
+        if archives is not None and self.get(simulation_id) is not None:
+            with self._changed:
+                self._keep(simulation_id, self._catalogue.store_archives(simulation_id, archives))
+
+
+def _by_id(record: SimulationRecord) -> int:
+    return record.id

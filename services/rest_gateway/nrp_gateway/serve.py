@@ -1,0 +1,67 @@
+"""Serves the gateway over HTTP, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from granian import Granian
+from granian.constants import Interfaces
+
+from nrp_common import logs
+from nrp_common.errors import SettingsError
+from nrp_gateway.settings import GatewaySettings
+
+BLOCKING_THREADS: Final = 64
+"""Requests that are answered at once; at most half of them wait for launches."""
+
+KILL_AFTER_S: Final = 30
+"""What is being answered at the end takes no longer: a launch is answered after 25 s at the latest."""
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def serve(settings: GatewaySettings) -> None:
+    """Serve until told to end; what is being answered is finished first.
+
+    Raises:
+        SettingsError: the address cannot be bound.
+    """
+    logs.configure("gateway", settings.log_format)
+    _check_address(settings.host, settings.port)
+    server = Granian(
+        "nrp_gateway",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=BLOCKING_THREADS,
+        websockets=False,
+        workers_kill_timeout=KILL_AFTER_S,
+        log_enabled=False,
+    )
+    server.serve(target_loader=partial(_load, settings), wrap_loader=False)
+
+
+def _load(settings: GatewaySettings) -> Callable[..., Any]:
+    """The application, made in granian's worker process: threads and connections do not survive a fork."""
+    from nrp_gateway.app import create_app
+
+    # A worker whose parent was killed would keep the port and go on answering.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return create_app(settings)
+
+
+def _check_address(host: str, port: int) -> None:
+    # granian shares its port with whoever else is willing to: two gateways would take turns, unnoticed.
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingsError(f"NRP_HOST, NRP_PORT: cannot listen at {host}:{port}: {error.strerror}") from error
