@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from nrp_common.errors import CallNotAllowed, EngineFailed, EngineUnavailable
 from nrp_simserver.cores import DataPublisher
 from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration, load_configuration
-from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
 from nrp_simserver.cores.embedded.engine import Engine
 from nrp_simserver.cores.embedded.function_files import load_functions
 from nrp_simserver.cores.embedded.json_values import from_engine
@@ -58,7 +54,10 @@ class NrpCore:
         self._engines: list[tuple[Engine[Any], Occupant]] = []
         self._surroundings = Surroundings(self.folder)
         self._loop: Loop | None = None
-        self._handed_in: list[tuple[str, DataPack]] = []
+        self._handed_in: list[tuple[str, str, Any]] = []
+        self._leading_to_initialized = _Request(self, "Initialized")
+        self._leading_to_stopped = _Request(self, "Stopped")
+        self._leading_to_created = _Request(self, "Created")
 
     @property
     def timestep_ns(self) -> int:
@@ -88,11 +87,11 @@ class NrpCore:
             CallNotAllowed: it is initialised already, or has failed.
         """
         self._allow("Created")
-        with self._request("Initialized"):
-            self._surroundings.open()
+        self._surroundings.open()
+        with self._leading_to_initialized:
             for configuration in self.configuration.engines:
                 self._start_engine(Engine.types[configuration.type](configuration, self.folder, self._publisher))
-            occupant = Occupant()
+            occupant = self._surroundings.occupant()
             self._surroundings.switch(occupant)
             functions = load_functions(self.configuration, self.folder)
             self._loop = Loop(
@@ -103,7 +102,9 @@ class NrpCore:
                 self.folder,
                 by_reference=self.configuration.argument_passing == "reference",
             )
-            return self._loop.observations()
+            observations = self._loop.observations()
+        self._surroundings.settle()
+        return observations
 
     def run_loop(self, num_iterations: int = 1) -> tuple[bool, list[Any]]:
         """Advance by `num_iterations` smallest timesteps, whatever the timeout.
@@ -119,7 +120,7 @@ class NrpCore:
         if num_iterations < 1:
             raise ValueError(f"num_iterations has to be at least 1, it is {num_iterations}")
         loop = self._ready()
-        with self._request("Stopped"):
+        with self._leading_to_stopped:
             self._hand_over(loop)
             done = False
             for _ in range(num_iterations):
@@ -133,7 +134,7 @@ class NrpCore:
             As `run_loop`.
         """
         loop = self._ready()
-        with self._request("Stopped"):
+        with self._leading_to_stopped:
             self._hand_over(loop)
             timeout = self.timeout_ns or None
             done = False
@@ -150,7 +151,7 @@ class NrpCore:
             CallNotAllowed: it is not initialised, or has failed.
         """
         loop = self._ready()
-        with self._request("Initialized"):
+        with self._leading_to_initialized:
             handed_in, self._handed_in = self._handed_in, []
             loop.reset(handed_in)
             return loop.observations()
@@ -165,9 +166,9 @@ class NrpCore:
         engines, self._engines = self._engines, []
         self._loop = None
         self._handed_in = []
-        if not engines and self._state == "Created":
+        if self._state == "Created":
             return
-        with self._inside():
+        with self._leading_to_created:
             for engine, occupant in engines:
                 self._surroundings.switch(occupant)
                 try:
@@ -176,8 +177,7 @@ class NrpCore:
                     failure = engine_error(engine.name, error, self.folder)
                     failure.__cause__ = error
                     failed = failed or failure
-            self._surroundings.close()
-        self._state = "Created"
+        self._surroundings.close()
         if failed is not None:
             raise failed
 
@@ -191,7 +191,7 @@ class NrpCore:
         names = [engine.name for engine in self.configuration.engines]
         if engine_name not in names:
             raise ValueError(f"there is no engine {engine_name!r}; engines are: {', '.join(names)}")
-        self._handed_in.append((engine_name, JsonDataPack.holding(datapack_name, engine_name, from_engine(payload))))
+        self._handed_in.append((engine_name, datapack_name, from_engine(payload)))
 
     def set_proto_datapack(self, datapack_name: str, engine_name: str, payload: Any) -> None:
         """Not possible: this core has no engine that takes protobuf messages."""
@@ -200,7 +200,7 @@ class NrpCore:
             " the embedded core has no engine that takes protobuf messages"
         )
 
-    # -- how a request runs ---------------------------------------------------------------------------------------------
+    # -- how a request runs --------------------------------------------------------------------------------------------
 
     def _allow(self, *states: State) -> None:
         if self._state not in states:
@@ -211,41 +211,8 @@ class NrpCore:
         assert self._loop is not None
         return self._loop
 
-    @contextmanager
-    def _request(self, afterwards: State) -> Iterator[None]:
-        """Run a request inside the experiment; leads to `afterwards`, or to Failed by an exception.
-
-        What is not an Exception was raised by somebody else to end the call (a signal, the simulation server): the core is
-        only stopped by it.
-        """
-        self._state = "Running"
-        reached: State = "Stopped"
-        try:
-            with self._inside():
-                yield
-            reached = afterwards
-        except Exception:
-            reached = "Failed"
-            raise
-        finally:
-            self._state = reached
-
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
-        """Be in the experiment's folder; afterwards the process is for the outside again."""
-        before = os.getcwd()
-        elsewhere = before != str(self.folder)
-        if elsewhere:
-            os.chdir(self.folder)
-        try:
-            yield
-        finally:
-            self._surroundings.switch(self._surroundings.outside)
-            if elsewhere:
-                os.chdir(before)
-
     def _start_engine(self, engine: Engine[Any]) -> None:
-        occupant = Occupant()
+        occupant = self._surroundings.occupant()
         self._surroundings.switch(occupant)
         try:
             engine.initialize()
@@ -255,10 +222,34 @@ class NrpCore:
 
     def _hand_over(self, loop: Loop) -> None:
         if self._handed_in:
-            for engine, datapack in self._handed_in:
-                loop.put(engine, datapack)
+            for handed_in in self._handed_in:
+                loop.put(*handed_in)
             self._handed_in = []
 
     def _take_trajectory(self, loop: Loop) -> list[Any]:
         trajectory, loop.trajectory = loop.trajectory, []
         return trajectory
+
+
+class _Request:
+    """A context in which a call of the core runs: inside the experiment, and leading to a state.
+
+    That state is `target`, or Failed after an exception. What is not an Exception was raised by somebody else to end the
+    call (a signal, the simulation server): the core is merely stopped by it.
+    """
+
+    __slots__ = ("_core", "_target")
+
+    def __init__(self, core: NrpCore, target: State) -> None:
+        self._core = core
+        self._target = target
+
+    def __enter__(self) -> None:
+        core = self._core
+        core._state = "Running"
+        core._surroundings.enter()
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        core = self._core
+        core._surroundings.leave()
+        core._state = self._target if kind is None else "Failed" if issubclass(kind, Exception) else "Stopped"

@@ -7,11 +7,12 @@ import logging
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from nrp_common.errors import ConfigurationError, EngineFailed
 from nrp_simserver.cores import DataPublisher
 from nrp_simserver.cores.configuration import NANOSECONDS, DataTransferConfiguration, Dump
-from nrp_simserver.cores.embedded.datapacks import DataPack
+from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
 from nrp_simserver.cores.embedded.engine import Engine
 from nrp_simserver.cores.embedded.json_values import to_text
 
@@ -67,16 +68,16 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
         """
         raise EngineFailed(f"engine {self.name!r} only takes datapacks: no function can ask it for {name!r}")
 
-    def set_datapacks(self, datapacks: dict[str, DataPack]) -> None:
+    def set_datapacks(self, datapacks: dict[str, Any]) -> None:
         """Publish and record those that are listed in `dumps`."""
-        for name, datapack in datapacks.items():
+        for name, content in datapacks.items():
             dump = self._dumps.get(name)
             if dump is None:
                 continue
-            text = to_text(datapack.content())
+            text = to_text(content)
             if dump.network:
                 if not self._types[name]:
-                    self._types[name] = datapack.getType()
+                    self._types[name] = JsonDataPack.type
                     self._publish_topics()
                 self._publish(f"data/{name}", text)
             if dump.file:

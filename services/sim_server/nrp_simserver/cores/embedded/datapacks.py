@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from nrp_simserver.cores.embedded.json_values import copied, delivered, from_function, to_text
 
@@ -16,37 +17,34 @@ class DataPackIdentifier(NamedTuple):
     type: str = ""
 
 
-class DataPack(Protocol):
-    """What the loop asks of a datapack, whatever type of data it carries."""
+class DataPack(ABC):
+    """What the loop asks of a datapack, whatever type of data it carries.
 
-    @property
-    def name(self) -> str:
-        """Its name, unique within its engine."""
+    Attributes:
+        name: its name, unique within its engine.
+        engine_name: the engine that it comes from or goes to.
+    """
 
-    @property
-    def engine_name(self) -> str:
-        """The engine that it comes from or goes to."""
+    __slots__ = ()
 
+    name: str
+    engine_name: str
+
+    @abstractmethod
     def view(self, *, updated: bool) -> DataPack:
-        """The same datapack for another owner: neither can see what the other changes."""
+        """The same datapack for another reader, who cannot change what others see of it."""
 
+    @abstractmethod
     def mark(self, *, updated: bool) -> None:
         """Say whether it was made or fetched in the present iteration."""
 
-    def isEmpty(self) -> bool:  # noqa: N802  nrp-core's name
-        """Whether it carries no data at all."""
-
+    @abstractmethod
     def snapshot(self) -> DataPack:
         """A copy as it is now, whatever becomes of the original."""
 
-    def sent(self) -> DataPack:
-        """A copy as it arrives at an engine."""
-
-    def content(self) -> Any:
-        """Its data, for whoever holds the datapack alone: not copied."""
-
-    def getType(self) -> str:  # noqa: N802  nrp-core's name
-        """The type of its data."""
+    @abstractmethod
+    def sent(self) -> Any:
+        """A copy of its data as it arrives at an engine."""
 
 
 class NlohmannJson:
@@ -64,14 +62,6 @@ class NlohmannJson:
         self._value = _converted(value)
         self._shared = False
 
-    @classmethod
-    def sharing(cls, value: Any) -> NlohmannJson:
-        """Over a converted tree that others read too; it is copied before anybody could change it."""
-        made = cls.__new__(cls)
-        made._value = value
-        made._shared = True
-        return made
-
     def _own(self) -> None:
         if self._shared:
             self._value = copied(self._value)
@@ -86,12 +76,13 @@ class NlohmannJson:
             TypeError: it is neither an object nor an array, or the other of the two.
         """
         value = self._value
-        if type(value) is dict and type(key) is not str:
-            raise TypeError(f"the data is a JSON object: its keys are text, not {type(key).__name__}")
-        if type(value) not in (dict, list):
+        if type(value) is dict:
+            if type(key) is not str:
+                raise TypeError(f"the data is a JSON object: its keys are text, not {type(key).__name__}")
+        elif type(value) is not list:
             raise TypeError(f"the data is {self._described()}: it cannot be indexed by {key!r}")
         item = value[key]
-        if self._shared and type(item) in (dict, list):
+        if self._shared and (type(item) is dict or type(item) is list):
             self._own()
             item = self._value[key]
         return item
@@ -103,15 +94,19 @@ class NlohmannJson:
             TypeError: the value has no JSON form, or the data is not an object (for a text key) or an array.
             IndexError: the array has no such place.
         """
-        item = _converted(item)
-        self._own()
-        if self._value is None and type(key) is str:
-            self._value = {}
-        if type(self._value) is dict and type(key) is not str:
-            raise TypeError(f"the data is a JSON object: its keys are text, not {type(key).__name__}")
-        if type(self._value) not in (dict, list):
+        if type(item) not in _NUMBERS:
+            item = _converted(item)
+        if self._shared:
+            self._own()
+        value = self._value
+        if value is None and type(key) is str:
+            value = self._value = {}
+        if type(value) is dict:
+            if type(key) is not str:
+                raise TypeError(f"the data is a JSON object: its keys are text, not {type(key).__name__}")
+        elif type(value) is not list:
             raise TypeError(f"the data is {self._described()}: {key!r} cannot be set in it")
-        self._value[key] = item
+        value[key] = item
 
     def append(self, item: Any) -> None:
         """Add a value at the end; null data becomes an array by it."""
@@ -163,45 +158,60 @@ class NlohmannJson:
         return f"a JSON {self.json_type()}"
 
 
+_new_json = NlohmannJson.__new__
+
+_NUMBERS = frozenset({int, float, bool})
+"""Types of values that need no conversion, found by one look-up."""
+
 _JSON_TYPES = {dict: "object", list: "array", str: "string", bool: "boolean"}
 
 
 class JsonRawData:
     """A piece of JSON data without name and engine: what a status function adds to the trajectory."""
 
-    __slots__ = ("_empty", "_json", "_updated")
+    __slots__ = ("_json", "_value")
 
     def __init__(self) -> None:
-        self._json = NlohmannJson()
-        self._empty = False
-        self._updated = False
+        self._json: NlohmannJson | None = None
+        self._value: Any = None
 
     @property
     def data(self) -> NlohmannJson:
         """The data; anything with a JSON form may be assigned."""
-        if self._empty:
-            raise ValueError("the datapack is empty: nothing was received yet; ask isEmpty() before reading its data")
-        return self._json
+        json = self._json
+        if json is None:
+            json = self._json = _new_json(NlohmannJson)
+            json._value = self._value
+            json._shared = True
+        return json
 
     @data.setter
     def data(self, value: Any) -> None:
         self._json = NlohmannJson(value)
-        self._empty = False
 
     def isEmpty(self) -> bool:  # noqa: N802  nrp-core's name
         """Whether there is no data at all: nothing was received yet."""
-        return self._empty
+        return False
 
     def isUpdated(self) -> bool:  # noqa: N802  nrp-core's name
         """Whether it was made or fetched in the present iteration."""
-        return self._updated
+        return False
 
     def content(self) -> Any:
         """The data as plain values: not copied."""
-        return self._json._value
+        return self._value if self._json is None else self._json._value
+
+    def sent(self) -> Any:
+        """A copy of the data as it arrives at an engine or a client: NaN and infinities are None.
+
+        Raises:
+            TypeError: a value without a JSON form was put into a nested dict or list.
+            RuntimeError: so was a key that is not text.
+        """
+        return delivered(self._value if self._json is None else self._json._value)
 
 
-class JsonDataPack(JsonRawData):
+class JsonDataPack(JsonRawData, DataPack):
     """A datapack with JSON data.
 
     Args:
@@ -209,31 +219,23 @@ class JsonDataPack(JsonRawData):
         engine_name: the engine that it comes from or goes to.
     """
 
-    __slots__ = ("engine_name", "name")
+    __slots__ = ("_updated", "engine_name", "name")
 
     type = "JsonDataPack"
 
     def __init__(self, name: str, engine_name: str) -> None:
-        super().__init__()
         self.name = name
         self.engine_name = engine_name
+        self._json = None
+        self._value = None
+        self._updated = False
 
     @classmethod
-    def holding(cls, name: str, engine_name: str, value: Any, *, updated: bool = True) -> JsonDataPack:
-        """Over a converted tree that others may read too."""
-        made = cls.__new__(cls)
-        made.name = name
-        made.engine_name = engine_name
-        made._json = NlohmannJson.sharing(value)
-        made._empty = False
-        made._updated = updated
-        return made
-
-    @classmethod
-    def empty(cls, name: str, engine_name: str) -> JsonDataPack:
-        """One that carries nothing: the engine or the function that makes it has not done so yet."""
+    def holding(cls, name: str, engine_name: str, value: Any, *, updated: bool = False) -> JsonDataPack:
+        """Over a converted tree that others may read too: it is copied before it is changed."""
         made = cls(name, engine_name)
-        made._empty = True
+        made._value = value
+        made._updated = updated
         return made
 
     @property
@@ -246,10 +248,16 @@ class JsonDataPack(JsonRawData):
         """The type of datapack."""
         return cls.type
 
+    def isUpdated(self) -> bool:  # noqa: N802  nrp-core's name
+        """Whether it was made or fetched in the present iteration."""
+        return self._updated
+
     def view(self, *, updated: bool) -> JsonDataPack:
-        """The same datapack for another owner; its data is copied when one of the two could change it."""
-        self._json._shared = True
-        return JsonDataPack.holding(self.name, self.engine_name, self._json._value, updated=updated)
+        """The same datapack for another reader; its data is copied when that one could change it."""
+        made = JsonDataPack(self.name, self.engine_name)
+        made._value = self._value
+        made._updated = updated
+        return made
 
     def mark(self, *, updated: bool) -> None:
         """Say whether it was made or fetched in the present iteration."""
@@ -257,16 +265,28 @@ class JsonDataPack(JsonRawData):
 
     def snapshot(self) -> JsonDataPack:
         """A copy as it is now."""
-        return JsonDataPack.holding(self.name, self.engine_name, from_function(self._json._value))
+        return JsonDataPack.holding(self.name, self.engine_name, from_function(self.content()))
 
-    def sent(self) -> JsonDataPack:
-        """A copy as it arrives at an engine: NaN and infinities are None.
+
+class EmptyDataPack(JsonDataPack):
+    """What a function gets of a datapack that nobody has made yet: reading its data is an error."""
+
+    __slots__ = ()
+
+    def isEmpty(self) -> bool:  # noqa: N802  nrp-core's name
+        """That it is."""
+        return True
+
+    @property
+    def data(self) -> NlohmannJson:  # type: ignore[misc]  # there is nothing to assign to either
+        """Not there.
 
         Raises:
-            TypeError: a value without a JSON form was put into a nested dict or list.
-            RuntimeError: so was a key that is not text.
+            ValueError: always.
         """
-        return JsonDataPack.holding(self.name, self.engine_name, delivered(self._json._value))
+        raise ValueError(
+            f"datapack {self.name!r} of engine {self.engine_name!r} is empty: ask isEmpty() before its data"
+        )
 
 
 def _converted(value: Any) -> Any:

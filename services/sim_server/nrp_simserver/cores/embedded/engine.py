@@ -1,6 +1,6 @@
 """What the loop asks of an engine, and which class runs which type.
 
-A new engine type is a subclass of `Engine` with an `engine_type`, imported by `nrp_simserver.cores.embedded.engine_types`.
+A new engine type is a subclass of `Engine` with an `engine_type`, in a module that the package imports.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Engine(ABC, Generic[Configuration]):
         """A snapshot of a datapack as the engine holds it after its last step."""
 
     @abstractmethod
-    def set_datapacks(self, datapacks: dict[str, DataPack]) -> None:
-        """Take over datapacks by name, before the next step starts."""
+    def set_datapacks(self, datapacks: dict[str, Any]) -> None:
+        """Take over the data of datapacks, by name, before the next step starts."""
 
     @abstractmethod
     def reset(self) -> None:

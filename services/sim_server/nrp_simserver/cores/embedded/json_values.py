@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 _ATOMS = frozenset({str, int, bool, type(None)})
 """Types whose values are the same on both sides; found by one look-up, which keeps crossing cheap."""
 
+_PLAIN = frozenset({str, int, float, bool, list})
+
 _NUMPY_NUMBERS = "iu"
 """Kinds of numpy arrays that are converted whatever their size; of the floats ("f") only 32 and 64 bits."""
 
@@ -69,44 +71,44 @@ def from_engine(value: Any) -> Any:
         TypeError: the value, or a part of it, has no JSON form.
     """
     kind = type(value)
-    if kind in _ATOMS:
-        return value
+    if kind is dict:
+        converted = {}
+        in_order = True
+        previous = ""
+        for key, item in value.items():
+            if type(key) is not str:
+                key = _key(key)  # noqa: PLW2901
+            if key < previous:
+                in_order = False
+            previous = key
+            converted[key] = item if type(item) in _ATOMS else from_engine(item)
+        return converted if in_order else {key: converted[key] for key in sorted(converted)}
+    if kind is list or kind is tuple:
+        return [item if type(item) in _ATOMS else from_engine(item) for item in value]
     if kind is float:
         return value if value - value == 0.0 else None
-    if isinstance(value, dict):
-        if len(value) > 1:
-            value = {_key(key): item for key, item in value.items()}
-            return {
-                key: item if type(item) in _ATOMS else from_engine(item)
-                for key, item in ((key, value[key]) for key in sorted(value))
-            }
-        return {_key(key): from_engine(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [item if type(item) in _ATOMS else from_engine(item) for item in value]
-    if kind.__module__ == "numpy" and hasattr(value, "tolist"):
-        plain = value.tolist()
-        if type(plain) is not kind and not isinstance(plain, complex):
-            return from_engine(plain)
-    plain = _plain_subclass(value)
-    if plain is None:
-        raise TypeError(f"Object of type {kind.__name__} is not JSON serializable")
-    return from_engine(plain)
+    return value if kind in _ATOMS else from_engine(_plain(value))
 
 
 def delivered(value: Any) -> Any:
-    """Convert a datapack's content on its way out of a function: as `from_function`, with None for NaN and infinities."""
+    """Convert a datapack's content on its way to an engine: as `from_function`, with None for NaN and infinities."""
     kind = type(value)
-    if kind is float:
-        return value if value - value == 0.0 else None
     if kind is dict:
-        for key in value:
+        converted = {}
+        in_order = True
+        previous = ""
+        for key, item in value.items():
             if type(key) is not str:
-                return delivered(from_function(value))
-        if len(value) > 1:
-            return {key: item if type(item := value[key]) in _ATOMS else delivered(item) for key in sorted(value)}
-        return {key: item if type(item) in _ATOMS else delivered(item) for key, item in value.items()}
+                raise RuntimeError(_NOT_UTF8)
+            if key < previous:
+                in_order = False
+            previous = key
+            converted[key] = item if type(item) in _ATOMS else delivered(item)
+        return converted if in_order else {key: converted[key] for key in sorted(converted)}
     if kind is list:
         return [item if type(item) in _ATOMS else delivered(item) for item in value]
+    if kind is float:
+        return value if value - value == 0.0 else None
     return value if kind in _ATOMS else delivered(from_function(value))
 
 
@@ -158,6 +160,21 @@ def _text(text: str) -> str:
     except UnicodeEncodeError:
         raise RuntimeError(_NOT_UTF8) from None
     return text
+
+
+def _plain(value: Any) -> Any:
+    """The plain value of what is no JSON type itself but stands for one."""
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, list | tuple):
+        return list(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        plain = value.tolist()
+    else:
+        plain = _plain_subclass(value)
+    if type(plain) not in _PLAIN:
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return plain
 
 
 def _plain_subclass(value: Any) -> Any:

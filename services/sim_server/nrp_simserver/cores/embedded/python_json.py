@@ -92,7 +92,7 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
 
     def initialize(self) -> None:
         """Load the file, make its `Script` and initialise it."""
-        module = load_script(self.folder, self.configuration.script)
+        module = load_script(self.folder, self.configuration.script, f"nrp_engine_{self.name}")
         script_class = getattr(module, "Script", None)
         if not (isinstance(script_class, type) and issubclass(script_class, EngineScript)):
             raise EngineFailed(
@@ -137,11 +137,15 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
                 f"engine {self.name!r}: datapack {name!r} cannot be sent: {error}", file=self.configuration.script
             ) from error
 
-    def set_datapacks(self, datapacks: dict[str, DataPack]) -> None:
-        """Hand datapacks to the script, which keeps them until they are replaced."""
-        for name, datapack in datapacks.items():
-            if name not in self._script._datapacks:
+    def set_datapacks(self, datapacks: dict[str, Any]) -> None:
+        """Hand data to the script, which keeps it until it is replaced."""
+        held = self._script._datapacks
+        for name in datapacks:
+            if name not in held:
                 logger.warning(
-                    "engine %s gets datapack %s, which %s does not register", self.name, name, self.configuration.script
+                    "engine %s is sent datapack %s, which %s does not register",
+                    self.name,
+                    name,
+                    self.configuration.script,
                 )
-            self._script._setDataPack(name, datapack.content())
+        held.update(datapacks)

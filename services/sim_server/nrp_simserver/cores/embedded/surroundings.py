@@ -1,8 +1,8 @@
 """What an engine would have for itself if it were a process of its own, kept apart for engines that share one process.
 
 Originally every engine was a process. Here each is an `Occupant` of this one: before its code runs, the process is made
-to look as that occupant left it: the modules it imported from the experiment's folder. All functions together are one
-occupant, and so is whoever uses the core from outside.
+to look as that occupant left it: the modules that it imported from the experiment's folder, and the global random
+generators. All functions together are one occupant, and so is whoever uses the core from outside.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from types import ModuleType
 
 import nrp_shims
 from nrp_common.errors import EngineFailed
+from nrp_simserver.cores.embedded.generators import Generator, NumpyGenerator, StandardGenerator, States
 
 
 class Occupant:
     """An engine, all functions together, or the outside: code that must not notice the others."""
 
-    __slots__ = ("modules",)
+    __slots__ = ("generators", "modules")
 
     def __init__(self) -> None:
         self.modules: dict[str, ModuleType] = {}
+        self.generators: States = {}
 
 
 class Surroundings:
@@ -35,43 +37,88 @@ class Surroundings:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._root = str(folder) + os.sep
         self._paths = [str(folder), str(nrp_shims.PATH)]
-        self.outside = Occupant()
-        self._present = self.outside
+        self._outside = Occupant()
+        self._inside: list[Occupant] = []
+        self._generators: list[Generator] = []
+        self._generators_in_use = False
+        self._present = self._outside
         self._known_modules = 0
+        self._outside_folder: Path | None = None
+        self._at_home = False
 
     def open(self) -> None:
-        """Let the experiment's files and the packages that they expect be imported."""
+        """Let the experiment's files and the packages that they expect be imported.
+
+        Whoever is in the experiment's folder already is relied on to stay there, which saves changing it in every call.
+        """
+        self._at_home = Path.cwd() == self._folder
         sys.path[:0] = self._paths
         importlib.invalidate_caches()
         self._known_modules = len(sys.modules)
+        self._generators = [StandardGenerator()]
+        if "numpy.random" in sys.modules:
+            self._generators.append(NumpyGenerator())
+        self._outside.generators = {generator: generator.save() for generator in self._generators}
+        self._generators_in_use = True
+
+    def settle(self) -> None:
+        """After initialisation: from here on generators that no occupant used are not handed over, only watched."""
+        self._generators_in_use = any(occupant.generators for occupant in self._inside)
+
+    def occupant(self) -> Occupant:
+        """A new occupant."""
+        occupant = Occupant()
+        self._inside.append(occupant)
+        return occupant
 
     def close(self) -> None:
-        """Undo `open`; what occupants imported is forgotten."""
-        self.switch(self.outside)
+        """Undo `open`."""
         for path in self._paths:
             if path in sys.path:
                 sys.path.remove(path)
+
+    def enter(self) -> None:
+        """Go into the experiment's folder, from the outside."""
+        if not self._at_home:
+            self._outside_folder = Path.cwd()
+            os.chdir(self._folder)
+
+    def leave(self) -> None:
+        """Make the process look to the outside as it did at `enter`."""
+        self.switch(self._outside)
+        if self._outside_folder is not None:
+            os.chdir(self._outside_folder)
+            self._outside_folder = None
 
     def switch(self, occupant: Occupant) -> None:
         """Make the process look as `occupant` left it."""
         present = self._present
         if occupant is present:
             return
-        modules = sys.modules
-        if len(modules) != self._known_modules:
-            self._adopt(present)
-        for name in present.modules:
-            modules.pop(name, None)
-        if occupant.modules:
-            modules.update(occupant.modules)
-        self._known_modules = len(modules)
+        if len(sys.modules) != self._known_modules:
+            self._note_modules()
+        if present.modules or occupant.modules:
+            for name in present.modules:
+                sys.modules.pop(name, None)
+            sys.modules.update(occupant.modules)
+            self._known_modules = len(sys.modules)
+        for generator in self._generators:
+            if self._generators_in_use or generator.word.value != generator.mark:
+                self._generators_in_use = True
+                generator.hand_over(present.generators, occupant.generators)
         self._present = occupant
 
-    def _adopt(self, occupant: Occupant) -> None:
-        """Take note of the modules of the experiment's folder that are loaded now as those of `occupant`."""
-        occupant.modules = {name: module for name, module in sys.modules.items() if self._is_own(module)}
+    def _note_modules(self) -> None:
+        """The present occupant has imported something: what is of the experiment's folder is its own."""
+        self._present.modules = {name: module for name, module in sys.modules.items() if self._is_own(module)}
+        self._known_modules = len(sys.modules)
+        if "numpy.random" in sys.modules and not any(isinstance(known, NumpyGenerator) for known in self._generators):
+            generator = NumpyGenerator()
+            generator.mark = None  # it may have been used before it was seen
+            self._generators.append(generator)
 
     def _is_own(self, module: ModuleType) -> bool:
         location = getattr(module, "__file__", None)
@@ -80,17 +127,16 @@ class Surroundings:
         return location is not None and location.startswith(self._root) and "site-packages" not in location
 
 
-def load_script(folder: Path, file: str) -> ModuleType:
-    """Run a Python file of the experiment as a module of the present occupant, named as the file.
+def load_script(folder: Path, file: str, name: str) -> ModuleType:
+    """Run a Python file of the experiment as a module of this name.
 
     Raises:
         EngineFailed: it is not a Python file.
     """
-    path = folder / file
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(name, folder / file)
     if spec is None or spec.loader is None:
         raise EngineFailed(f"{file} is not a Python file", file=file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
