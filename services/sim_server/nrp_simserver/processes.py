@@ -1,0 +1,187 @@
+"""The processes of a simulation: how they are marked, found when their server has ended, and ended.
+
+A simulation server is a session of its own below the spawner, which adopts whatever loses its parent. So all that a
+simulation has started is below the server while it lives, and below the spawner afterwards, be it daemonised or not. Of
+the spawner's descendants a simulation's own are those that are in its session, bear its mark, work in its folder or
+write to its log.
+
+The mark is the incarnation in the environment `NRP_INCARNATION`, as the kernel shows it in `/proc/<pid>/environ`: it
+is inherited by fork and by exec.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+MARK: Final = "NRP_INCARNATION"
+"""The environment variable that tells to which start of a simulation server a process belongs."""
+
+UNMARKED: Final = "-" * 32
+"""Keeps room in a process's initial environment for an incarnation, which is the hexadecimal form of a uuid."""
+
+END_TIMEOUT_S: Final = 5.0
+"""A process that SIGKILL does not end in this time hangs in the kernel; then nothing else can be done about it."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+# -- what a process does to itself -----------------------------------------------------------------------------------
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, argument, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends; `parent` is that process's id."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel knew
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of all its descendants that lose theirs."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def mark(incarnation: str) -> None:
+    """Mark this process and all that it will start. It has to be started with `MARK` set to `UNMARKED`."""
+    # The kernel shows the environment as it was laid out at the last exec: only writing over it reaches a mere fork.
+    assert len(incarnation) == len(UNMARKED)
+    placeholder, here = f"{MARK}={UNMARKED}".encode(), Path("/proc/self")
+    offset = (b"\0" + (here / "environ").read_bytes()).index(b"\0" + placeholder)
+    start = int(_stat_fields(here)[47])  # env_start, proc(5)
+    ctypes.memmove(start + offset, f"{MARK}={incarnation}".encode(), len(placeholder))
+    os.environ[MARK] = incarnation
+
+
+# -- whose a process is ----------------------------------------------------------------------------------------------
+
+
+def _stat_fields(process: Path) -> list[bytes]:
+    # The second field is the program's name in parentheses, which may itself hold any of both.
+    return (process / "stat").read_bytes().rpartition(b")")[2].split()
+
+
+def mark_of(pid: int) -> str | None:
+    """The incarnation that a process is marked with, None when there is no such process or mark."""
+    with suppress(OSError):
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            name, _, value = variable.partition(b"=")
+            if name == MARK.encode():
+                return value.decode(errors="replace")
+    return None
+
+
+def marked(incarnations: Collection[str]) -> list[int]:
+    """The ids of all processes of this machine that bear one of these marks."""
+    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208  a path each costs more
+    return [pid for pid in pids if mark_of(pid) in incarnations and not _has_ended(pid)]
+
+
+def left_behind(
+    spawner: int, server: int, incarnation: str, folder: Path, *, besides: Collection[int] = ()
+) -> list[int]:
+    """The ids of what a simulation whose server has ended left running below its spawner.
+
+    Args:
+        spawner: the spawner's process id.
+        server: the ended server's process id.
+        incarnation: the server's.
+        folder: the simulation's folder, absolute.
+        besides: ids of other simulation servers, whose descendants are theirs.
+    """
+    return [
+        pid
+        for pid in _descendants(spawner, besides)
+        if not _has_ended(pid)
+        and (_session(pid) == server or mark_of(pid) == incarnation or _works_in(pid, folder.resolve()))
+    ]
+
+
+def _descendants(pid: int, besides: Collection[int] = ()) -> Iterator[int]:
+    for child in children(pid):
+        if child not in besides:
+            yield child
+            yield from _descendants(child)
+
+
+def children(pid: int) -> list[int]:
+    """The ids of a process's children."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # a thread that has just ended
+                found += map(int, (thread / "children").read_bytes().split())
+    return found
+
+
+def _session(pid: int) -> int | None:
+    with suppress(OSError):
+        return int(_stat_fields(Path(f"/proc/{pid}"))[3])
+    return None
+
+
+def _has_ended(pid: int) -> bool:
+    with suppress(OSError):
+        return _stat_fields(Path(f"/proc/{pid}"))[0] in (b"Z", b"X")
+    return True
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    for link in ("cwd", "fd/1", "fd/2"):
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/{link}").readlink().is_relative_to(folder):
+                return True
+    return False
+
+
+# -- how they are ended ----------------------------------------------------------------------------------------------
+
+
+def end_all(find: Callable[[], Collection[int]], timeout: float = END_TIMEOUT_S) -> bool:
+    """Kill what `find` finds, until it finds nothing: a process may start others while it is being killed.
+
+    Returns:
+        Whether nothing is left; what is left after `timeout` seconds is logged.
+    """
+    deadline = time.monotonic() + timeout
+    while victims := find():
+        if time.monotonic() > deadline:
+            log.error("These processes do not end although they were killed: %s", sorted(victims))
+            return False
+        _kill(victims, find)
+    return True
+
+
+def _kill(victims: Collection[int], find: Callable[[], Collection[int]]) -> None:
+    with ExitStack() as descriptors:
+        processes: dict[int, int] = {}
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                processes[pid] = os.pidfd_open(pid)
+                descriptors.callback(os.close, processes[pid])
+        # A number may have gone to somebody else before its descriptor was open.
+        for pid in set(find()) & processes.keys():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(processes[pid], signal.SIGKILL)
+        ending = select.poll()
+        for process in processes.values():
+            ending.register(process, select.POLLIN)
+        ending.poll(100)

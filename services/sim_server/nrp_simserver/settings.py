@@ -1,0 +1,64 @@
+"""Settings of the launcher, from environment variables `NRP_*`."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from nrp_common.settings import CommonSettings
+from nrp_simserver.cores.selection import Kind
+
+GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
+"""Where a gateway with the default settings serves its own storage."""
+
+
+class LauncherSettings(CommonSettings):
+    """What the launcher can be told."""
+
+    launcher_name: str = Field(default_factory=socket.gethostname, validate_default=True)
+    """Tells launchers apart on the bus; the host's name when not given."""
+    capacity: PositiveInt | None = None
+    """How many simulations may run at once; from the machine's cores and memory when not given."""
+    stop_grace_s: PositiveFloat = 5.0
+    """How long a simulation may take to stop before its processes are killed."""
+    initialise_timeout_s: PositiveFloat = timedelta(minutes=10).total_seconds()
+    """How long a simulation may take to get ready before it is failed."""
+    python: Path | None = None
+    """The interpreter that runs simulations, with this distribution installed; the launcher's own when not given."""
+    status_interval_s: PositiveFloat = 1.0
+    """Time between two status messages of a simulation."""
+    core: Kind = "auto"
+    """The co-simulation core to use: `auto`, or one by name."""
+    log_limit_mb: PositiveInt = 512
+    """A simulation that writes more than this to its log is ended."""
+
+    @field_validator("launcher_name")
+    @classmethod
+    def _fit_in_a_topic(cls, name: str) -> str:
+        if not name or set(name) & set("/+#\0"):
+            raise ValueError("a launcher's name is part of its topics: it must not be empty or contain / + #")
+        return name
+
+    @property
+    def storage(self) -> str:
+        """The Storage Server's base URL."""
+        return self.storage_url or GATEWAY_ON_THIS_MACHINE
+
+    @property
+    def simulations_directory(self) -> Path:
+        """Where each simulation has its folder while it runs, absolute."""
+        return self.data_directory.absolute() / "simulations"
+
+    @property
+    def spool_directory(self) -> Path:
+        """Where archives wait until the Storage Server has taken them, absolute."""
+        return self.data_directory.absolute() / "spool"
+
+    @property
+    def clone_cache_directory(self) -> Path:
+        """Where files of experiments are kept for their next clone, absolute."""
+        return self.data_directory.absolute() / "clones"
