@@ -1,0 +1,283 @@
+"""A simulation server obeys: initialise, start, pause, step, reset, stop, and the end of the script."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from nrp_common.messages import Refusal
+from tests.simulation_servers import ENGINE, RunningSimulation, SimulationServers
+from tests.waiting import wait_until
+
+TO_THE_TIMEOUT = """
+print("the script begins")
+while True:
+    nrp.run_loop()
+"""
+
+
+def simulation_time(simulation: RunningSimulation) -> float:
+    return float(simulation.statuses[-1]["simulationTime"])
+
+
+def assert_stands_still(simulation: RunningSimulation) -> None:
+    """Three further status messages show the same time."""
+    wait_until(lambda count=len(simulation.statuses): len(simulation.statuses) >= count + 2)
+    before, count = simulation_time(simulation), len(simulation.statuses)
+    wait_until(lambda: len(simulation.statuses) >= count + 3)
+    assert simulation_time(simulation) == before
+
+
+def test_initialised_it_is_paused_and_its_script_has_not_begun(servers: SimulationServers) -> None:
+    simulation = servers.paused("print('the script begins')\nnrp.run_loop()")
+    assert_stands_still(simulation)
+    assert simulation.transitions == ["initialized"]
+    assert "the script begins" not in simulation.log
+    assert simulation_time(simulation) == 0
+
+
+def test_started_it_runs_its_script_to_the_end(servers: SimulationServers) -> None:
+    simulation = servers.paused("for _ in range(5): nrp.run_loop()\nprint('the script ends')")
+    reply = simulation.command("started")
+    simulation.await_transition("completed")
+    assert reply.state == "started"
+    assert reply.incarnation == simulation.setup.incarnation
+    assert simulation.transitions == ["initialized", "started", "completed"]
+    assert "the script ends" in simulation.log
+    wait_until(lambda: simulation.statuses[-1]["state"] == "completed")
+    assert simulation_time(simulation) == pytest.approx(0.05)
+
+
+def test_an_uncaught_timeout_completes(servers: SimulationServers) -> None:
+    simulation = servers.started(TO_THE_TIMEOUT, configuration={"SimulationTimeout": 0.505})
+    simulation.await_transition("completed")
+    wait_until(lambda: simulation.statuses[-1]["state"] == "completed")
+    assert simulation_time(simulation) == pytest.approx(0.5)
+    assert simulation.statuses[-1]["simulationTimeLeft"] == pytest.approx(0.005)
+    assert simulation.errors == []
+
+
+def test_paused_its_times_stand_still_until_it_is_started_again(servers: SimulationServers) -> None:
+    simulation = servers.started()
+    wait_until(lambda: simulation_time(simulation) > 0)
+    assert simulation.command("paused").state == "paused"
+    assert_stands_still(simulation)
+    paused_at, real_time = simulation_time(simulation), simulation.statuses[-1]["realTime"]
+    assert simulation.command("started").state == "started"
+    wait_until(lambda: simulation_time(simulation) > paused_at)
+    assert simulation.transitions == ["initialized", "started", "paused", "started"]
+    assert real_time <= simulation.statuses[-1]["realTime"] < real_time + 5
+
+
+def test_pause_takes_effect_within_a_call_for_many_steps(servers: SimulationServers) -> None:
+    simulation = servers.started("nrp.run_loop(10**9)")
+    wait_until(lambda: simulation_time(simulation) > 0)
+    assert simulation.command("paused").state == "paused"
+    assert_stands_still(simulation)
+
+
+def test_pause_takes_effect_within_run_until_timeout(servers: SimulationServers) -> None:
+    simulation = servers.started("nrp.run_until_timeout()", configuration={"SimulationTimeout": 1e7})
+    wait_until(lambda: simulation_time(simulation) > 0)
+    assert simulation.command("paused").state == "paused"
+    assert_stands_still(simulation)
+
+
+def test_a_script_that_ends_while_paused_completes_when_started_again(servers: SimulationServers) -> None:
+    simulation = servers.started(
+        "import time\nnrp.run_loop()\nprint('last step')\ntime.sleep(0.3)\nprint('script over')"
+    )
+    wait_until(lambda: "last step" in simulation.log)
+    assert simulation.command("paused").state == "paused"
+    wait_until(lambda: "script over" in simulation.log)
+    assert_stands_still(simulation)
+    assert simulation.transitions == ["initialized", "started", "paused"]
+    simulation.command("started")
+    simulation.await_transition("completed")
+
+
+def test_step_advances_by_so_many_timesteps_and_is_answered_when_paused_again(servers: SimulationServers) -> None:
+    simulation = servers.paused(TO_THE_TIMEOUT)
+    assert simulation.command("step", iterations=3).state == "paused"
+    wait_until(lambda: simulation_time(simulation) == pytest.approx(0.03))
+    assert_stands_still(simulation)
+    assert simulation.command("step").state == "paused"
+    wait_until(lambda: simulation_time(simulation) == pytest.approx(0.04))
+    assert simulation.transitions == ["initialized", "started", "paused", "started", "paused"]
+
+
+def test_step_takes_effect_within_a_call_for_many_steps(servers: SimulationServers) -> None:
+    simulation = servers.paused("nrp.run_loop(1000)")
+    assert simulation.command("step", iterations=7).state == "paused"
+    wait_until(lambda: simulation_time(simulation) == pytest.approx(0.07))
+
+
+def test_step_is_answered_completed_when_the_script_ends_before(servers: SimulationServers) -> None:
+    simulation = servers.paused("nrp.run_loop(2)")
+    assert simulation.command("step", iterations=5).state == "completed"
+    assert simulation.transitions == ["initialized", "started", "completed"]
+
+
+def test_started_during_a_step_lets_it_run_on(servers: SimulationServers) -> None:
+    simulation = servers.paused(
+        "import time\nnrp.run_loop()\nprint('first', flush=True)\ntime.sleep(0.4)\nwhile True: nrp.run_loop()"
+    )
+    asked = simulation.command
+    import threading
+
+    answers = []
+    step = threading.Thread(target=lambda: answers.append(asked("step", iterations=3)))
+    asked("paused")
+    step.start()
+    wait_until(lambda: "first" in simulation.log)
+    assert asked("started").state == "started"
+    step.join()
+    assert answers[0].state == "started"
+    wait_until(lambda: simulation_time(simulation) > 0.05)
+
+
+@pytest.mark.parametrize("when", ["paused", "started", "completed"])
+def test_reset_is_back_at_zero_and_paused(servers: SimulationServers, when: str) -> None:
+    simulation = servers.started("nrp.run_loop(3)" if when == "completed" else TO_THE_TIMEOUT)
+    if when == "completed":
+        simulation.await_transition("completed")
+    else:
+        wait_until(lambda: simulation_time(simulation) > 0)
+    if when == "paused":
+        simulation.command("paused")
+    reply = simulation.command("reset")
+    assert reply.state == "paused"
+    assert_stands_still(simulation)
+    assert simulation_time(simulation) == 0
+    assert simulation.statuses[-1]["realTime"] == 0
+    assert simulation.lifecycle[-1]["event"] == "reset"
+    assert simulation.lifecycle[-1]["source_state"] == when
+    assert simulation.lifecycle[-1]["target_state"] == "paused"
+    assert reply.seq == simulation.lifecycle[-1]["seq"]
+
+
+def test_after_a_reset_the_script_begins_again_with_fresh_globals(servers: SimulationServers) -> None:
+    simulation = servers.started("print('seen' in globals(), flush=True)\nseen = True\nwhile True: nrp.run_loop()")
+    wait_until(lambda: simulation_time(simulation) > 0)
+    simulation.command("reset")
+    simulation.command("started")
+    wait_until(lambda: simulation_time(simulation) > 0)
+    assert simulation.log.count("False") == 2
+    assert "True" not in simulation.log
+
+
+def test_reset_ends_a_script_that_sleeps(servers: SimulationServers) -> None:
+    simulation = servers.started("import time\nprint('asleep', flush=True)\ntime.sleep(60)")
+    wait_until(lambda: "asleep" in simulation.log)
+    assert simulation.command("reset").state == "paused"
+
+
+def test_reset_does_not_interrupt_a_step(servers: SimulationServers) -> None:
+    slow = ENGINE.replace("def runLoop(self, timestep_ns):", "def runLoop(self, timestep_ns):\n        slow_step()")
+    slow += "\ndef slow_step():\n    import time\n    print('in', flush=True)\n    time.sleep(1.2)\n    print('out')"
+    simulation = servers.started(TO_THE_TIMEOUT, engine=slow)
+    wait_until(lambda: "in" in simulation.log)
+    assert simulation.command("reset").state == "paused"
+    assert simulation.log.count("in\n") == simulation.log.count("out\n")
+
+
+def test_a_reset_that_fails_fails_the_simulation(servers: SimulationServers) -> None:
+    broken = ENGINE.replace("def reset(self):", "def reset(self):\n        raise ValueError('no way back')")
+    simulation = servers.started(TO_THE_TIMEOUT, engine=broken)
+    reply = simulation.command("reset")
+    assert reply.state is None
+    assert reply.error == "The simulation failed: ValueError in engine.py (Line 13): no way back"
+    simulation.await_failure()
+
+
+@pytest.mark.parametrize("when", ["paused", "started", "completed"])
+def test_stopped_it_shuts_down_and_leaves_the_final_word_to_its_launcher(servers: SimulationServers, when: str) -> None:
+    simulation = servers.paused("nrp.run_loop()" if when == "completed" else TO_THE_TIMEOUT)
+    if when != "paused":
+        simulation.command("started")
+    simulation.await_transition("initialized" if when == "paused" else when)
+    reply = simulation.command("stopped")
+    assert reply.state == when
+    simulation.await_end()
+    journal = simulation.journal
+    assert (journal.state, journal.stopping, journal.error) == (when, True, None)
+    assert journal.seq == simulation.lifecycle[-1]["seq"]
+    assert simulation.lifecycle[-1]["target_state"] == when
+    assert "the engine is shut down" in simulation.log
+
+
+def test_stop_wakes_a_script_waiting_in_pause(servers: SimulationServers) -> None:
+    simulation = servers.started()
+    wait_until(lambda: simulation_time(simulation) > 0)
+    simulation.command("paused")
+    simulation.command("stopped")
+    simulation.await_end(timeout=3)
+    assert simulation.journal.stopping
+
+
+def test_stop_interrupts_an_engine_that_is_being_initialised(servers: SimulationServers) -> None:
+    slow = "import time\nprint('waiting', flush=True)\ntime.sleep(60)\n" + ENGINE
+    simulation = servers.launch(engine=slow)
+    wait_until(lambda: simulation.folder.log.exists() and "waiting" in simulation.log)
+    assert simulation.command("stopped").state == "created"
+    simulation.await_end(timeout=3)
+    assert simulation.journal.stopping
+    assert simulation.transitions == []
+
+
+@pytest.mark.parametrize(
+    ("state", "command", "message"),
+    [
+        ("completed", "started", "The state transition is invalid ('completed' -> 'started')"),
+        ("completed", "paused", "The state transition is invalid ('completed' -> 'paused')"),
+        ("started", "step", "The state transition is invalid ('started' -> 'step')"),
+    ],
+)
+def test_a_command_that_the_state_does_not_allow_is_refused(
+    servers: SimulationServers, state: str, command: str, message: str
+) -> None:
+    simulation = servers.started("nrp.run_loop()" if state == "completed" else TO_THE_TIMEOUT)
+    simulation.await_transition(state)
+    before = simulation.transitions
+    reply = simulation.command(command)
+    assert (reply.state, reply.error, reply.refusal) == (None, message, Refusal.INVALID)
+    assert simulation.transitions == before
+
+
+def test_nothing_but_a_stop_is_obeyed_before_it_is_initialised(servers: SimulationServers) -> None:
+    simulation = servers.launch(engine="import time\nprint('waiting', flush=True)\ntime.sleep(0.5)\n" + ENGINE)
+    wait_until(lambda: simulation.folder.log.exists() and "waiting" in simulation.log)
+    for command in ("started", "paused", "reset", "step"):
+        assert simulation.command(command).refusal is Refusal.INVALID
+
+
+def test_a_repeated_command_changes_nothing(servers: SimulationServers) -> None:
+    simulation = servers.started(TO_THE_TIMEOUT)
+    simulation.await_transition("started")
+    first = simulation.journal.seq
+    assert simulation.command("started").seq == first
+    simulation.command("paused")
+    assert simulation.command("paused").seq == first + 1
+    assert simulation.transitions == ["initialized", "started", "paused"]
+
+
+def test_it_can_be_run_from_a_file_and_ended_by_a_signal(servers: SimulationServers) -> None:
+    simulation = servers.prepare()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nrp_simserver.server", str(simulation.setup.folder / "setup.json")]
+    )
+    try:
+        simulation.await_transition("initialized", timeout=20)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    assert simulation.journal.stopping
+
+
+def test_its_status_is_1_when_it_failed(servers: SimulationServers) -> None:
+    simulation = servers.prepare("this is no Python")
+    command = [sys.executable, "-m", "nrp_simserver.server", str(simulation.setup.folder / "setup.json")]
+    assert subprocess.run(command, timeout=30, check=False).returncode == 1
