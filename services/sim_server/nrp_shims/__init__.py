@@ -1,4 +1,4 @@
-"""The packages that experiments import, as nrp-core 1.4 offers them: `PATH` goes onto the `sys.path` of a simulation."""
+"""The packages that experiments import, as nrp-core 1.4 offers them; `PATH` goes onto a simulation's `sys.path`."""
 
 from pathlib import Path
 

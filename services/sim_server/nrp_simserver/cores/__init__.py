@@ -1,7 +1,7 @@
 """The co-simulation cores behind one interface, `NrpCore`; `create_core` picks the one that can run an experiment.
 
-The methods and their returns are those of nrp_client's `NrpCore` (nrp-core 1.4), so that an experiment cannot tell which
-core drives it.
+The methods and their returns are those of nrp_client's `NrpCore` (nrp-core 1.4), so that an experiment cannot tell
+which core drives it.
 """
 
 from __future__ import annotations

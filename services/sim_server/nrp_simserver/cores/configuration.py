@@ -233,8 +233,8 @@ def load_configuration(
     Args:
         folder: the experiment's folder; every file that the configuration names has to be inside.
         file: the configuration, relative to `folder`.
-        overrides: values that replace those of the file, by path: names joined by dots, where a list is entered by index
-            or by a field of its entries, as in "EngineConfigs.EngineName:camera.MQTTBroker".
+        overrides: values that replace those of the file, by path: names joined by dots, where a list is entered by
+            index or by a field of its entries, as in "EngineConfigs.EngineName:camera.MQTTBroker".
 
     Raises:
         ConfigurationError: says the file, the path of the field, what is wrong and what is allowed.

@@ -95,7 +95,7 @@ def _place_of(error: BaseException, folder: Path) -> ErrorPlace | None:
 def _inside(filename: str, folder: Path) -> str | None:
     """The file's path relative to `folder`, or None for a file elsewhere (also for "<string>" and the like).
 
-    That it exists is asked because compiled extensions name their sources by relative paths ("numpy/random/mtrand.pyx").
+    That it exists is asked because compiled extensions name their sources by relative paths, "numpy/random/mtrand.pyx".
     """
     path = (folder / filename).resolve()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) and path.is_file() else None

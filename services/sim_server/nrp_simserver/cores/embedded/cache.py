@@ -1,4 +1,4 @@
-"""What functions see of datapacks: the last of each that was fetched from an engine or made by a preprocessing function."""
+"""What functions see: the last of each datapack that an engine gave or a preprocessing function made."""
 
 from __future__ import annotations
 

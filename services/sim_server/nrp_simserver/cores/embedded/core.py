@@ -234,8 +234,8 @@ class NrpCore:
 class _Request:
     """A context in which a call of the core runs: inside the experiment, and leading to a state.
 
-    That state is `target`, or Failed after an exception. What is not an Exception was raised by somebody else to end the
-    call (a signal, the simulation server): the core is merely stopped by it.
+    That state is `target`, or Failed after an exception. What is not an Exception was raised by somebody else to end
+    the call (a signal, the simulation server): the core is merely stopped by it.
     """
 
     __slots__ = ("_core", "_target")

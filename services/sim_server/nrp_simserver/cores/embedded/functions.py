@@ -113,7 +113,7 @@ _DECORATORS = {
 
 
 def TransceiverFunction(engine: str) -> Callable[[Any], Function]:  # noqa: N802  nrp-core's name
-    """Declare a function that runs whenever `engine` has ended a step; it returns a list of datapacks for any engines."""
+    """Declare a function that runs whenever `engine` has ended a step; it returns a list of datapacks for engines."""
     _expect_text("TransceiverFunction", "the engine's name", engine)
     return lambda call: _declare("transceiver", engine, call)
 

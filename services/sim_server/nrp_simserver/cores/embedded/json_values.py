@@ -40,7 +40,7 @@ def from_function(value: Any) -> Any:
     Integers may have any size. NaN and infinities stay what they are until they are delivered.
 
     Raises:
-        TypeError: the value has no JSON form. Of numpy, one-dimensional arrays of integers and of 32 or 64 bit floats have.
+        TypeError: the value has no JSON form. Of numpy, one-dimensional arrays of integers and of 32 or 64 bit floats do.
         RuntimeError: a key is not text, or a text is not valid Unicode.
     """
     kind = type(value)

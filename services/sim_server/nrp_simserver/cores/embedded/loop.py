@@ -43,9 +43,9 @@ class Plan(NamedTuple):
 class Loop:
     """Steps engines and runs functions. Knows no timeout and no states; after an exception only `reset` makes sense.
 
-    In each iteration: the engines whose step ends complete it; the datapacks that functions ask of them enter the cache;
-    the preprocessing functions, then the transceiver functions of those engines run, then the status function; results
-    go to their engines; the engines start their next step. So what a function returns at t is what its target reads in
+    In each iteration: the engines whose step ends complete it; the datapacks that functions ask of them enter the
+    cache; the preprocessing functions, then the transceiver functions of those engines run, then the status function;
+    results go to their engines; the engines start their next step. So what a function returns at t is what its target reads in
     the step that starts at t.
 
     Args:

@@ -1,0 +1,65 @@
+"""What a step of the embedded core costs: two python_json engines that exchange data through one function."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.figures import Figure
+from nrp_simserver.cores.embedded import NrpCore
+
+EXPERIMENT = Path(__file__).parent / "experiments" / "endless"
+
+STEPS = 2_000
+ROUNDS = 15
+INITIALISATIONS = 20
+
+
+def measure_core() -> list[Figure]:
+    """A step with datapacks passed by value and by reference, and how long it takes to get ready; medians of rounds."""
+    return [
+        Figure("a step, two engines and a function, by value", _step("value"), "7000 us", "30 us"),
+        Figure("a step, two engines and a function, by reference", _step("reference"), "7000 us", "30 us"),
+        Figure("initialise that experiment", _initialisation(), "3800 ms", "10 ms"),
+    ]
+
+
+def _step(argument_passing: str) -> str:
+    with tempfile.TemporaryDirectory() as scratch:
+        core = NrpCore(_experiment(Path(scratch), argument_passing))
+        core.initialize()
+        core.run_loop(STEPS)
+        times_s = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            for _ in range(STEPS):
+                core.run_loop()
+            times_s.append((time.perf_counter() - began) / STEPS)
+        core.shutdown()
+    return f"{statistics.median(times_s) * 1e6:.1f} us"
+
+
+def _initialisation() -> str:
+    """From the configuration file on; what Python keeps of an experiment's files on disk is there from the second on."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _experiment(Path(scratch), "value")
+        times_s = []
+        for _ in range(INITIALISATIONS):
+            began = time.perf_counter()
+            core = NrpCore(folder)
+            core.initialize()
+            times_s.append(time.perf_counter() - began)
+            core.shutdown()
+    return f"{statistics.median(times_s) * 1e3:.1f} ms"
+
+
+def _experiment(scratch: Path, argument_passing: str) -> Path:
+    folder = Path(shutil.copytree(EXPERIMENT, scratch / "experiment"))
+    file = folder / "simulation_config.json"
+    configuration = json.loads(file.read_text()) | {"FunctionArgumentsPassingMethod": argument_passing}
+    file.write_text(json.dumps(configuration))
+    return folder
