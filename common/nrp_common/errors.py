@@ -46,6 +46,10 @@ class StorageUnavailable(StorageError):
     """The Storage Server cannot be reached, or answers with errors of its own."""
 
 
+class StorageFull(StorageError):
+    """The Storage Server has no room left."""
+
+
 class StorageForbidden(StorageError):
     """The Storage Server does not let this caller at the experiment."""
 

@@ -465,7 +465,7 @@ class _KeptAliveAdapter(HTTPAdapter):
             (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
         ]
         options["socket_options"] = [*HTTPConnection.default_socket_options, *keep_alive]
-        super().init_poolmanager(*arguments, **options)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*arguments, **options)
 
 
 def _new_session(host: str) -> requests.Session:

@@ -14,12 +14,15 @@ from nrp_common.errors import (
     CommandRefused,
     CommandTimeout,
     ExperimentNotFound,
+    InvalidName,
     InvalidTransition,
     NRPError,
     SimulationFinal,
     StorageError,
     StorageForbidden,
+    StorageFull,
     StorageUnavailable,
+    StoredFileNotFound,
 )
 
 CLIENT_ERROR: Final = "Client error"
@@ -107,6 +110,9 @@ _ANSWERS: Final[dict[type[NRPError], tuple[HTTPStatus, str]]] = {
     BusUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, SERVER_ERROR),
     StorageForbidden: (HTTPStatus.UNAUTHORIZED, CLIENT_ERROR),
     ExperimentNotFound: (HTTPStatus.NOT_FOUND, CLIENT_ERROR),
+    StoredFileNotFound: (HTTPStatus.NOT_FOUND, CLIENT_ERROR),
+    InvalidName: (HTTPStatus.BAD_REQUEST, CLIENT_ERROR),
+    StorageFull: (HTTPStatus.INSUFFICIENT_STORAGE, SERVER_ERROR),
     StorageUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, SERVER_ERROR),
     StorageError: (HTTPStatus.SERVICE_UNAVAILABLE, SERVER_ERROR),
 }
