@@ -105,6 +105,13 @@ PENDING: Final = "pending"
 """Stands for the name of an archive that the launcher keeps until the Storage Server takes it."""
 
 
+class ArchiveKind(StrEnum):
+    """The two archives of a simulation."""
+
+    LOGS = "logs"
+    RESULTS = "results"
+
+
 class Archives(Message):
     """Names of the archives stored in the experiment.
 
@@ -113,6 +120,10 @@ class Archives(Message):
 
     logs: str | None = None
     results: str | None = None
+
+    def of(self, kind: ArchiveKind) -> str | None:
+        """The name of one of them."""
+        return self.logs if kind is ArchiveKind.LOGS else self.results
 
 
 class LifecycleMessage(Message):
@@ -201,13 +212,6 @@ class Launch(Request):
     owner: str
     sealed_token: str = ""
     """The owner's bearer token, encrypted: the bus is public."""
-
-
-class ArchiveKind(StrEnum):
-    """The two archives of a simulation."""
-
-    LOGS = "logs"
-    RESULTS = "results"
 
 
 class Collect(Request):

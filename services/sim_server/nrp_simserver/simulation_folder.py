@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from nrp_common.lifecycle import SimulationState
 from nrp_simserver.cores.selection import Kind
+
+log = logging.getLogger(__name__)
 
 
 class ServerSetup(BaseModel):
@@ -111,3 +116,19 @@ class SimulationFolder:
             return Journal.model_validate_json(self.journal.read_bytes())
         except FileNotFoundError:
             return Journal()
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with all that is in it, also what its owner made unwritable. What stays is logged."""
+
+    def unlock_and_retry(remove: Callable[[str], object], path: str, _error: object) -> None:
+        try:
+            Path(path).parent.chmod(0o700)
+            Path(path).chmod(0o700, follow_symlinks=True)
+            remove(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.error("%s cannot be deleted: %s", path, error.strerror)
+
+    shutil.rmtree(folder, onerror=unlock_and_retry)

@@ -146,7 +146,8 @@ class Spool:
                 return None
             storage = self._storage_for(self._newest_tokens.get(manifest.owner, manifest.sealed_token))
             for kind in list(manifest.waiting):
-                name = getattr(manifest.archives, kind)
+                name = manifest.archives.of(kind)
+                assert name is not None, "only what there is waits"
                 storage.write(manifest.experiment_id, name, self._folder(simulation_id) / name)
                 manifest.waiting.remove(kind)
                 self._write(manifest)
@@ -157,7 +158,7 @@ class Spool:
             self._in_use.pop(simulation_id, None)
             return manifest.archives
 
-    def try_again_later(self, simulation_id: int, error: NRPError) -> None:
+    def try_again_later(self, simulation_id: int, error: NRPError | OSError) -> None:
         """Have the spool's thread store a simulation's archives, after `error` came of an attempt."""
         if isinstance(error, StorageForbidden | ExperimentNotFound):
             delay = RETRY_WHEN_REFUSED_AFTER_S
@@ -187,11 +188,8 @@ class Spool:
         while (simulation_id := self._next_due()) is not None:
             try:
                 archives = self.store(simulation_id)
-            except NRPError as error:
+            except (NRPError, OSError) as error:
                 self.try_again_later(simulation_id, error)
-            except OSError as error:
-                log.exception("Storing the archives of simulation %d failed", simulation_id)
-                self.try_again_later(simulation_id, NRPError(str(error)))
             else:
                 if archives is not None:
                     log.info("The archives of simulation %d are stored now", simulation_id)
