@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
+from flask import Response, jsonify
 from flask_cors import CORS
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
@@ -41,6 +43,24 @@ def create_app(settings: GatewaySettings | None = None) -> OpenAPI:
     """
     settings = settings or GatewaySettings.load()
     logs.configure("gateway", settings.log_format)
+    gateway = Gateway(settings)
+    app = _application(settings, gateway)
+    if not settings.storage_url:
+        settings.experiments.mkdir(parents=True, exist_ok=True)
+    gateway.start()
+    app.extensions["nrp_gateway"] = gateway
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """What `GET /openapi` answers on a gateway that keeps the experiments itself; none is started for it."""
+    # Whatever the environment says, and nothing of this is on the disk.
+    settings = GatewaySettings.model_construct(catalogue_url="sqlite://", experiments_directory=Path("nowhere"))
+    return _application(settings, Gateway(settings)).api_doc
+
+
+def _application(settings: GatewaySettings, gateway: Gateway) -> OpenAPI:
+    """All routes; nothing is started, connected or written."""
     app = OpenAPI(
         __name__,
         info=Info(title="NRP backend", version="4", description=DESCRIPTION),
@@ -48,6 +68,7 @@ def create_app(settings: GatewaySettings | None = None) -> OpenAPI:
         validation_error_status=400,
         validation_error_model=ErrorBody,
         validation_error_callback=_refuse,
+        doc_ui=False,  # it would load its scripts from elsewhere
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     app.url_map.merge_slashes = False  # it would answer with a page that redirects
@@ -59,21 +80,18 @@ def create_app(settings: GatewaySettings | None = None) -> OpenAPI:
         max_age=PREFLIGHT_MAX_AGE_S,
     )
     answer_errors_in_json(app)
-    gateway = Gateway(settings)
     app.register_api(create_blueprint(gateway))
     app.register_api(create_blueprint(gateway, below_slots=True))
     if not settings.storage_url:
-        _keep_experiments(app, settings)
-    gateway.start()
-    app.extensions["nrp_gateway"] = gateway
+        from nrp_gateway.storage.routes import create_blueprint as create_storage  # only where it is used
+
+        app.register_api(create_storage(settings.experiments))
+
+    @app.route("/openapi")
+    def get_openapi() -> Response:
+        return jsonify(app.api_doc)
+
     return app
-
-
-def _keep_experiments(app: OpenAPI, settings: GatewaySettings) -> None:
-    from nrp_gateway.storage.routes import create_blueprint as create_storage  # only where it is used
-
-    settings.experiments.mkdir(parents=True, exist_ok=True)
-    app.register_api(create_storage(settings.experiments))
 
 
 def _refuse(error: ValidationError) -> NoReturn:

@@ -61,8 +61,6 @@ class Archives:
         return _pieces(self._storage / checked_experiment_id(experiment_id) / name)
 
     def _collect(self, record: SimulationRecord, kind: ArchiveKind) -> str | None:
-        if record.launcher is None:
-            return None
         request = Collect(simulation_id=record.id, kind=kind, deadline=time.time() + COLLECTED_WITHIN_S)
         try:
             reply = self._bus.request(self._topics.collect(record.launcher), request, timeout=COLLECTED_WITHIN_S)

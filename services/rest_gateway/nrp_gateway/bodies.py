@@ -64,6 +64,12 @@ def _check_text(text: str) -> str:
     return text
 
 
+def _check_given(value: object) -> object:
+    if value is None:
+        raise ValueError("must be given")
+    return value
+
+
 def _or_default(default: str) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
@@ -88,9 +94,11 @@ class LaunchBody(BaseModel):
 
 
 class StateBody(BaseModel):
-    """The state to go to; see `requested_state`."""
+    """The state to go to, whatever it is: what is no state has an answer of its own, later."""
 
-    state: Annotated[Any, WithJsonSchema({"type": "string", "enum": ["paused", "started", "stopped"]})]
+    state: Annotated[
+        Any, AfterValidator(_check_given), WithJsonSchema({"type": "string", "enum": ["paused", "started", "stopped"]})
+    ]
 
 
 class StepBody(BaseModel):
@@ -123,7 +131,7 @@ class SimulationBody(BaseModel):
     simulation_time_left: float = Field(
         0.0, alias="simulationTimeLeft", description="In seconds; 0 without a time-out."
     )
-    launcher: str | None = Field(None, description="The launcher that runs it.")
+    launcher: str = Field("", description="The launcher that runs it.")
 
 
 STRANGERS_FIELDS: Final = {

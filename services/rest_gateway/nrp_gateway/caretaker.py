@@ -66,9 +66,11 @@ class Caretaker:
         """Do so once more after the usual delay: a removed simulation's launcher may still have said something."""
         self._removed[record.id] = (time.monotonic() + CLEANING_DELAY_S, record)
 
-    def is_abandoned(self, record: SimulationRecord) -> bool:
-        """Whether neither the launcher nor the server of a simulation is there."""
-        return not self._presences.has_launcher(record.launcher) and not self._presences.has_server(record.incarnation)
+    def _is_abandoned(self, record: SimulationRecord) -> bool:
+        if self._presences.has_server(record.incarnation):
+            return False
+        # A launcher that runs nothing has lost what it knew; one that never answered took nothing.
+        return not record.incarnation or not self._presences.has_busy_launcher(record.launcher)
 
     def make_round(self) -> None:
         """Do what is due."""
@@ -83,14 +85,14 @@ class Caretaker:
 
     def _judge(self, unfinished: list[SimulationRecord]) -> None:
         now = time.monotonic()
-        abandoned = {each.id for each in unfinished if self.is_abandoned(each)}
+        abandoned = {each.id for each in unfinished if self._is_abandoned(each)}
         self._absent_since = {each: self._absent_since.get(each, now) for each in abandoned}
         for simulation_id, since in self._absent_since.items():
             if now - since < ABSENCE_GRACE_S:
                 continue
             record = self._mirror.read_again(simulation_id)  # another gateway may know more
-            if record is not None and not record.state.is_final and self.is_abandoned(record):
-                self._mirror.give_up(record, abandonment(record))
+            if record is not None and not record.state.is_final and self._is_abandoned(record):
+                self._mirror.give_up(record, _abandonment(record))
 
     def _clean(self, ended: list[SimulationRecord]) -> None:
         for record in ended:
@@ -112,8 +114,7 @@ class Caretaker:
                 log.exception("A round failed")
 
 
-def abandonment(record: SimulationRecord) -> str:
-    """What to say of a simulation that nobody is left to report of."""
-    if record.launcher is None:
-        return "The gateway ended before a launcher took the simulation"
-    return f"The launcher '{record.launcher}' and the simulation server are gone"
+def _abandonment(record: SimulationRecord) -> str:
+    if not record.incarnation:
+        return f"The launcher '{record.launcher}' did not take the simulation before its gateway ended"
+    return f"The simulation server is gone, and the launcher '{record.launcher}' does not know the simulation any more"

@@ -47,7 +47,7 @@ _simulations = sa.Table(
     sa.Column("context_id", sa.Text),
     sa.Column("slot", sa.Integer),
     sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("launcher", sa.Text),
+    sa.Column("launcher", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("incarnation", sa.Text, nullable=False),
     sa.Column("seq", sa.BigInteger, nullable=False),
@@ -81,9 +81,9 @@ class SimulationRecord:
         context_id: the client's own name for it.
         slot: through which it was launched, None at the root.
         created_at: in seconds since 1970.
-        launcher: the launcher that took it, None until one did.
+        launcher: the launcher that it was given to.
         state: the last one reported.
-        incarnation: of the server that reported it, "" until one did.
+        incarnation: of the server that reports it, "" until the launcher said that it took it.
         seq: of that report.
         error: why it failed or was stopped.
         logs: name of the archive in the experiment, or `PENDING`.
@@ -100,7 +100,7 @@ class SimulationRecord:
     context_id: str | None
     slot: int | None
     created_at: float
-    launcher: str | None = None
+    launcher: str
     state: SimulationState = SimulationState.CREATED
     incarnation: str = ""
     seq: int = 0
@@ -173,13 +173,15 @@ class Catalogue:
         found = self._select(_simulations.c.id == simulation_id)
         return found[0] if found else None
 
-    def unfinished_or_ended_since(self, moment: float) -> list[SimulationRecord]:
-        """All that run, and those that ended after `moment` (in seconds since 1970), ascending by id."""
-        return self._select(sa.or_(_simulations.c.state.not_in(_FINAL), _simulations.c.ended_at >= moment))
+    def unfinished_or_ended_since(self, moment: float, *, newer_than: int = 0) -> list[SimulationRecord]:
+        """All that run, and those that ended after `moment` (in seconds since 1970), ascending by id.
 
-    def newer_than(self, simulation_id: int) -> list[SimulationRecord]:
-        """All with a larger id, ascending."""
-        return self._select(_simulations.c.id > simulation_id)
+        Args:
+            moment: in seconds since 1970.
+            newer_than: only those with a larger id.
+        """
+        is_listed = sa.or_(_simulations.c.state.not_in(_FINAL), _simulations.c.ended_at >= moment)
+        return self._select(_simulations.c.id > newer_than, is_listed)
 
     def ended(
         self, states: list[SimulationState], *, owner: str | None, experiment_id: str | None
@@ -208,13 +210,16 @@ class Catalogue:
         owner: str,
         context_id: str | None,
         slot: int | None,
+        launcher: str,
     ) -> SimulationRecord:
         """A new simulation in state `created`.
 
         Raises:
             NoRoom: an unfinished simulation holds the slot.
         """
-        record = SimulationRecord(0, experiment_id, configuration, main_script, owner, context_id, slot, time.time())
+        record = SimulationRecord(
+            0, experiment_id, configuration, main_script, owner, context_id, slot, time.time(), launcher
+        )
         values = {column.name: getattr(record, column.name) for column in _COLUMNS if column.name != "id"}
         try:
             with self._transaction() as connection:
@@ -222,10 +227,6 @@ class Catalogue:
                 return replace(record, id=inserted.scalar_one())
         except IntegrityError as error:
             raise NoRoom("Another simulation is already running on the server") from error
-
-    def assign(self, simulation_id: int, launcher: str) -> SimulationRecord | None:
-        """Note which launcher a simulation is given to. Returns the new record, None when there is no such one."""
-        return self._update({"launcher": launcher}, _simulations.c.id == simulation_id)
 
     def note_incarnation(self, simulation_id: int, incarnation: str) -> SimulationRecord | None:
         """Note which server will report, before it does; None when there is no such simulation or one reported."""

@@ -13,10 +13,11 @@ from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Command, CommandEvent, Refusal, Reply
 from nrp_common.topics import Topics
 from nrp_gateway.backend_lifecycle import BackendSimulationLifecycle
-from nrp_gateway.caretaker import Caretaker, abandonment
+from nrp_gateway.caretaker import Caretaker
 from nrp_gateway.catalogue import SimulationRecord
 from nrp_gateway.errors import Unreachable
 from nrp_gateway.mirror import Mirror
+from nrp_gateway.presences import Presences
 
 ANSWERED_WITHIN_S: Final = 5.0
 """A server answers `started` and `paused` at once; the step in flight is not waited for."""
@@ -40,8 +41,9 @@ log = structlog.get_logger(__name__)
 class Commands:
     """Carries out commands. Usable from several threads."""
 
-    def __init__(self, mirror: Mirror, caretaker: Caretaker, bus: Bus, topics: Topics) -> None:
+    def __init__(self, mirror: Mirror, presences: Presences, caretaker: Caretaker, bus: Bus, topics: Topics) -> None:
         self._mirror = mirror
+        self._presences = presences
         self._caretaker = caretaker
         self._bus = bus
         self._topics = topics
@@ -92,8 +94,11 @@ class Commands:
         self._caretaker.clean_up_later(last)
 
     def _ask(self, record: SimulationRecord, event: CommandEvent, iterations: int, timeout: float) -> Reply:
-        if self._caretaker.is_abandoned(record) and self._bus.is_connected:
-            raise Unreachable(abandonment(record))
+        is_there = self._presences.has_server(record.incarnation) or self._presences.has_launcher(record.launcher)
+        if self._bus.is_connected and not is_there:
+            raise Unreachable(
+                f"Neither the server of simulation {record.id} nor its launcher '{record.launcher}' is connected"
+            )
         command = Command(event=event, iterations=iterations, deadline=time.time() + timeout)
         try:
             return self._bus.request(self._topics.command(record.id), command, timeout=timeout)

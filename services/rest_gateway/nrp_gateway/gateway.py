@@ -24,6 +24,11 @@ OK = "ok"
 
 STORAGE_CHECK_TIMEOUT_S = 3.0
 
+IDENTITY_TIMEOUT = (3.05, 5.0)
+"""Seconds to connect, and to answer: every request waits for it, in one of few threads."""
+
+IDENTITY_RETRY_FOR_S = 1.0
+
 
 class Gateway:
     """What the REST routes stand on.
@@ -44,20 +49,26 @@ class Gateway:
         self.topics = settings.topics
         storage = StorageClient(settings.storage_url) if settings.storage_url else None
         self.catalogue = Catalogue(settings.catalogue)
-        self.bus = Bus(settings.broker, "gateway", reply_topic=self.topics.reply(uuid.uuid4().hex))
+        self.presences = Presences(self.topics)
+        self.bus = Bus(
+            settings.broker,
+            "gateway",
+            reply_topic=self.topics.reply(uuid.uuid4().hex),
+            on_connected=self.presences.forget,
+        )
         self.mirror = Mirror(self.catalogue, self.bus, self.topics)
-        self.presences = Presences(self.bus, self.topics)
-        self.callers = Callers(storage if settings.authentication is Authentication.STORAGE else None)
+        self.callers = Callers(_asked_for_identities(settings))
         self._caretaker = Caretaker(self.mirror, self.presences, self.bus, self.topics)
         self.launches = Launches(
             self.catalogue,
             self.mirror,
             self.presences,
+            self._caretaker,
             self.bus,
             self.topics,
             settings.secret_key.get_secret_value(),
         )
-        self.commands = Commands(self.mirror, self._caretaker, self.bus, self.topics)
+        self.commands = Commands(self.mirror, self.presences, self._caretaker, self.bus, self.topics)
         self.archives = Archives(self.bus, self.topics, storage or settings.experiments)
 
     def start(self) -> None:
@@ -67,7 +78,7 @@ class Gateway:
             Unreachable: the catalogue's database does not answer.
         """
         self.catalogue.migrate()
-        self.presences.start()
+        self.presences.listen_to(self.bus)
         self.mirror.start()
         self._caretaker.start()
         self.bus.start()
@@ -104,6 +115,12 @@ class Gateway:
         except requests.RequestException as error:
             return f"{url} cannot be reached ({type(error).__name__})"
         return OK
+
+
+def _asked_for_identities(settings: GatewaySettings) -> StorageClient | None:
+    if settings.authentication is not Authentication.STORAGE:
+        return None
+    return StorageClient(settings.storage_url, timeout=IDENTITY_TIMEOUT, retry_for_s=IDENTITY_RETRY_FOR_S)
 
 
 def _folder_state(folder: Path) -> str:

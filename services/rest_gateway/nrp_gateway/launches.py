@@ -13,12 +13,13 @@ import structlog
 from nrp_common.bus import Bus
 from nrp_common.errors import BusUnavailable, CommandTimeout
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Launch, Refusal
+from nrp_common.messages import Launch, Refusal, Reply
 from nrp_common.token_seal import seal_token
 from nrp_common.topics import Topics
 from nrp_gateway.bodies import LaunchBody
+from nrp_gateway.caretaker import Caretaker
 from nrp_gateway.catalogue import Catalogue, SimulationRecord
-from nrp_gateway.errors import NoRoom, Unreachable
+from nrp_gateway.errors import NoRoom, RequestError, Unreachable
 from nrp_gateway.mirror import Mirror
 from nrp_gateway.presences import Presences
 
@@ -41,11 +42,19 @@ class Launches:
     """Launches simulations. Usable from several threads."""
 
     def __init__(
-        self, catalogue: Catalogue, mirror: Mirror, presences: Presences, bus: Bus, topics: Topics, secret_key: str
+        self,
+        catalogue: Catalogue,
+        mirror: Mirror,
+        presences: Presences,
+        caretaker: Caretaker,
+        bus: Bus,
+        topics: Topics,
+        secret_key: str,
     ) -> None:
         self._catalogue = catalogue
         self._mirror = mirror
         self._presences = presences
+        self._caretaker = caretaker
         self._bus = bus
         self._topics = topics
         self._secret_key = secret_key
@@ -59,28 +68,24 @@ class Launches:
             Unreachable: no launcher is there or answers, or too many requests wait already.
             BusUnavailable: the broker cannot be reached.
         """
+        refusals: list[Reply] = []
         with self._place():
-            if not self._bus.is_connected:
-                raise BusUnavailable(f"There is no connection to the MQTT broker at {self._bus.broker}")
-            launchers = self._presences.by_room()
-            if not launchers:
-                raise Unreachable("No launcher is connected", retry_after_s=RETRY_AFTER_S)
-            record = self._catalogue.add(
-                experiment_id=asked.experiment_id,
-                configuration=asked.configuration,
-                main_script=asked.main_script,
-                owner=owner,
-                context_id=asked.context_id,
-                slot=slot,
-            )
-            self._mirror.add(record)
-            try:
-                self._hand_over(record, launchers, token)
-            except BaseException:
-                self._mirror.remove(record.id)
-                raise
-            ready = self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S)
-        return ready or record
+            for launcher in self._launchers():
+                record = self._catalogue.add(
+                    experiment_id=asked.experiment_id,
+                    configuration=asked.configuration,
+                    main_script=asked.main_script,
+                    owner=owner,
+                    context_id=asked.context_id,
+                    slot=slot,
+                    launcher=launcher,
+                )
+                self._mirror.add(record)
+                reply = self._hand_over(record, token)
+                if reply.error is None:
+                    return self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S) or record
+                refusals.append(reply)
+        raise _nobody_took_it(refusals)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -91,42 +96,56 @@ class Launches:
         finally:
             self._places.release()
 
-    def _hand_over(self, record: SimulationRecord, launchers: list[str], token: str | None) -> None:
-        """Give a simulation to the first launcher that takes it."""
-        refusals: list[str] = []
-        is_full = False
-        for launcher in launchers:
-            self._mirror.assign(record.id, launcher)
-            self._presences.note_asked(launcher)
-            request = Launch(
-                deadline=time.time() + TAKEN_WITHIN_S,
-                simulation_id=record.id,
-                experiment_id=record.experiment_id,
-                configuration=record.configuration,
-                main_script=record.main_script,
-                owner=record.owner,
-                sealed_token=seal_token(token, self._secret_key),
+    def _launchers(self) -> list[str]:
+        """Who to ask, in this order."""
+        if not self._bus.is_connected:
+            raise BusUnavailable(f"There is no connection to the MQTT broker at {self._bus.broker}")
+        launchers = self._presences.by_room()
+        if not launchers:
+            raise Unreachable("No launcher is connected", retry_after_s=RETRY_AFTER_S)
+        return launchers
+
+    def _hand_over(self, record: SimulationRecord, token: str | None) -> Reply:
+        """Give a simulation to its launcher. When that does not take it, nothing stays of the simulation."""
+        self._presences.note_asked(record.launcher)
+        try:
+            reply = self._bus.request(
+                self._topics.launch(record.launcher),
+                Launch(
+                    deadline=time.time() + TAKEN_WITHIN_S,
+                    simulation_id=record.id,
+                    experiment_id=record.experiment_id,
+                    configuration=record.configuration,
+                    main_script=record.main_script,
+                    owner=record.owner,
+                    sealed_token=seal_token(token, self._secret_key) if self._secret_key else "",
+                ),
+                timeout=TAKEN_WITHIN_S,
             )
-            try:
-                reply = self._bus.request(self._topics.launch(launcher), request, timeout=TAKEN_WITHIN_S)
-            except CommandTimeout:
-                refusals.append(f"'{launcher}' does not answer")
-                continue
-            if reply.error is None:
-                log.info("Launched", simulation=record.id, launcher=launcher, experiment=record.experiment_id)
-                if reply.incarnation is not None:
-                    self._mirror.note_incarnation(record.id, reply.incarnation)
-                return
-            is_full = is_full or reply.refusal is Refusal.FULL
-            refusals.append(f"'{launcher}': {reply.error}")
-        said = "; ".join(refusals)
-        if is_full:
-            raise NoRoom(
-                f"There is no room for another simulation now ({said}). Try again in {RETRY_AFTER_S} s, or when one "
-                "has ended",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        raise Unreachable(f"No launcher took the simulation ({said})", retry_after_s=RETRY_AFTER_S)
+        except CommandTimeout:  # perhaps it was taken, and only the answer was lost: then the verdict ends it
+            self._mirror.give_up(record, "The launcher did not say in time that it took the simulation")
+            self._caretaker.clean_up_later(record)
+            reply = Reply(error=f"'{record.launcher}' does not answer")
+        except BaseException:
+            self._mirror.remove(record.id)
+            raise
+        if reply.error is not None:
+            self._mirror.remove(record.id)
+        elif reply.incarnation is not None:
+            log.info("Launched", simulation=record.id, launcher=record.launcher, experiment=record.experiment_id)
+            self._mirror.note_incarnation(record.id, reply.incarnation)
+        return reply
+
+
+def _nobody_took_it(refusals: list[Reply]) -> RequestError:
+    said = "; ".join(reply.error or "" for reply in refusals)
+    if any(reply.refusal is Refusal.FULL for reply in refusals):
+        return NoRoom(
+            f"There is no room for another simulation now ({said}). Try again in {RETRY_AFTER_S} s, or when one "
+            "has ended",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    return Unreachable(f"No launcher took the simulation ({said})", retry_after_s=RETRY_AFTER_S)
 
 
 def _is_past_created(record: SimulationRecord) -> bool:

@@ -45,6 +45,7 @@ class Mirror:
         self._topics = topics
         self._changed = threading.Condition(threading.RLock())  # guards the records and their order of change
         self._records: dict[int, SimulationRecord] = {}
+        self._newest = 0
         self._statuses: dict[int, bytes] = {}
         self._reports: queue.SimpleQueue[tuple[Callable[[int, bytes], None], int, bytes] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -52,8 +53,7 @@ class Mirror:
 
     def start(self) -> None:
         """Read the catalogue and listen to the bus."""
-        for record in self._catalogue.unfinished_or_ended_since(time.time() - RECENT_S):
-            self._records[record.id] = record
+        self.look_for_new()
         self._writer.start()
         self._listen("status", self._status_heard, qos=0)
         self._listen("lifecycle", lambda *report: self._reports.put((self._lifecycle_reported, *report)))
@@ -77,10 +77,13 @@ class Mirror:
 
     def get(self, simulation_id: int) -> SimulationRecord | None:
         """One simulation, None when there is none of that id. Only those that ended long ago cost a query."""
-        record = self._records.get(simulation_id) or self._catalogue.get(simulation_id)
-        if record is not None and not record.state.is_final and simulation_id not in self._records:
-            self.add(record)
-        return record
+        if (record := self._records.get(simulation_id)) is not None:
+            return record
+        with self._changed:  # one that is removed meanwhile must not come back
+            record = self._records.get(simulation_id) or self._catalogue.get(simulation_id)
+            if record is not None and not record.state.is_final:
+                self.add(record)
+            return record
 
     def live_and_recent(self) -> list[SimulationRecord]:
         """All that run, and those that ended less than a day ago, ascending by id."""
@@ -112,11 +115,7 @@ class Mirror:
         """Follow a simulation that is new in the catalogue."""
         with self._changed:
             self._records.setdefault(record.id, record)
-
-    def assign(self, simulation_id: int, launcher: str) -> None:
-        """Note which launcher a simulation is given to."""
-        with self._changed:
-            self._keep(simulation_id, self._catalogue.assign(simulation_id, launcher))
+            self._newest = max(self._newest, record.id)
 
     def note_incarnation(self, simulation_id: int, incarnation: str) -> None:
         """Note which server will report, before it does."""
@@ -148,22 +147,23 @@ class Mirror:
 
     def remove(self, simulation_id: int) -> None:
         """Forget a simulation, here and in the catalogue."""
-        self._catalogue.remove(simulation_id)
-        self._forget(simulation_id)
+        with self._changed:
+            self._catalogue.remove(simulation_id)
+            self._forget(simulation_id)
 
     def forget_ended_before(self, moment: float) -> None:
         """Keep simulations that ended before `moment` in the catalogue only."""
         with self._changed:
             ended = [each.id for each in self._records.values() if each.ended_at is not None and each.ended_at < moment]
-        for simulation_id in ended:
-            self._forget(simulation_id)
+            for simulation_id in ended:
+                self._forget(simulation_id)
 
     def look_for_new(self) -> None:
         """Follow simulations that other gateways added to the catalogue."""
         with self._changed:
-            latest = max(self._records, default=0)
-        for record in self._catalogue.newer_than(latest):
-            self.add(record)
+            since = time.time() - RECENT_S
+            for record in self._catalogue.unfinished_or_ended_since(since, newer_than=self._newest):
+                self.add(record)
 
     def give_up(self, record: SimulationRecord, reason: str) -> bool:
         """Pass the verdict that a simulation failed, when there is nobody left to say it.

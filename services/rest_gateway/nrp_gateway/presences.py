@@ -15,18 +15,24 @@ class Presences:
     Usable from several threads.
     """
 
-    def __init__(self, bus: Bus, topics: Topics) -> None:
-        self._bus = bus
+    def __init__(self, topics: Topics) -> None:
         self._topics = topics
         self._lock = threading.Lock()  # guards the three below
         self._launchers: dict[str, LauncherPresence] = {}
         self._asked: dict[str, int] = {}
         self._servers: set[str] = set()
 
-    def start(self) -> None:
-        """Listen to the bus."""
-        self._bus.subscribe(self._topics.each_launcher_presence(), self._launcher_heard)
-        self._bus.subscribe(self._topics.each_server_presence(), self._server_heard)
+    def listen_to(self, bus: Bus) -> None:
+        """Take over what is said on the bus from now on."""
+        bus.subscribe(self._topics.each_launcher_presence(), self._launcher_heard)
+        bus.subscribe(self._topics.each_server_presence(), self._server_heard)
+
+    def forget(self) -> None:
+        """Know of nobody until they are heard again: who was lost while the broker was away left no last will."""
+        with self._lock:
+            self._launchers.clear()
+            self._asked.clear()
+            self._servers.clear()
 
     # -- launchers -----------------------------------------------------------------------------------------------------
 
@@ -36,10 +42,15 @@ class Presences:
         with self._lock:
             return sum(presence.capacity for presence in self._launchers.values())
 
-    def has_launcher(self, name: str | None) -> bool:
+    def has_launcher(self, name: str) -> bool:
         """Whether the launcher of that name is there."""
         with self._lock:
             return name in self._launchers
+
+    def has_busy_launcher(self, name: str) -> bool:
+        """Whether the launcher of that name is there and runs any simulation at all."""
+        with self._lock:
+            return name in self._launchers and self._launchers[name].running > 0
 
     def by_room(self) -> list[str]:
         """The launchers that are there, those with most room first, full ones included."""

@@ -365,10 +365,10 @@ def _unfinished(path: SimulationPath, gateway: Gateway) -> SimulationRecord:
 
 
 def _checked_slot(slot: str, gateway: Gateway) -> int:
-    if not (slot.isascii() and slot.isdigit() and len(slot) < 10 and int(slot) < gateway.presences.capacity):
-        raise NotThere(
-            f"There is no slot {slot[:20]}: the launchers that are connected have {gateway.presences.capacity}"
-        )
+    capacity = gateway.presences.capacity  # 0 while no launcher is there: then nobody knows
+    is_number = slot.isascii() and slot.isdigit() and len(slot) < 10
+    if not is_number or (capacity and int(slot) >= capacity):
+        raise NotThere(f"There is no slot {slot[:20]}: the launchers that are connected have {capacity}")
     return int(slot)
 
 

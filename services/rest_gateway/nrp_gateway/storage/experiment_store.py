@@ -252,7 +252,7 @@ class ExperimentStore:
 
     def _remove_left_over(self) -> None:
         oldest = time.time() - IN_TRANSIT_AT_MOST_S
-        for path in self._transit().iterdir():
+        for path in (self._root / TRANSIT).glob("*"):  # none where nothing was ever on its way
             with suppress(FileNotFoundError):  # another gateway removed it
                 if path.stat().st_mtime < oldest:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.Column("context_id", sa.Text),
         sa.Column("slot", sa.Integer),
         sa.Column("created_at", sa.Double, nullable=False),
-        sa.Column("launcher", sa.Text),
+        sa.Column("launcher", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("incarnation", sa.Text, nullable=False),
         sa.Column("seq", sa.BigInteger, nullable=False),
