@@ -7,6 +7,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack, chdir
 from pathlib import Path
 
 from benchmarks.figures import Figure
@@ -29,8 +30,10 @@ def measure_core() -> list[Figure]:
 
 
 def _step(argument_passing: str) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
         core = NrpCore(_experiment(Path(scratch), argument_passing))
+        stack.enter_context(chdir(core.folder))  # as a simulation server is
         core.initialize()
         core.run_loop(STEPS)
         times_s = []

@@ -126,7 +126,9 @@ class SimulationServer:
         self._lifecycle.publish_status()
         with self._interruption.of_user_code():
             self._notifier.progress(INITIALIZING, "Loading the experiment", index=0, count=3)
-            configuration = load_configuration(experiment, self._setup.configuration)
+            configuration = load_configuration(experiment, self._setup.configuration).of_simulation(
+                self._setup.simulation_id, self._setup.mqtt_prefix
+            )
             script = MainScript.load(experiment, self._setup.main_script)
             self._notifier.progress(INITIALIZING, "Starting external processes", index=1, count=3)
             self._external_processes.start(configuration.external_processes, experiment)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nrp_common.errors import ConfigurationError
 
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 NANOSECONDS = 10**9
 """Nanoseconds in a second."""
+
+_LONGEST_TIME = 9 * 10**9
+"""In seconds, 285 years: what 64 bits hold of nanoseconds."""
 
 DEFAULT_FILE = "simulation_config.json"
 
@@ -29,15 +32,42 @@ def _nanoseconds(seconds: object) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | Decimal):
         raise ValueError("has to be a number of seconds")
     exact = seconds if isinstance(seconds, Decimal) else Decimal(repr(seconds))
-    if not exact.is_finite():
-        raise ValueError("has to be a finite number of seconds")
+    if not 0 <= exact <= _LONGEST_TIME:
+        raise ValueError(f"has to be a number of seconds from 0 to {_LONGEST_TIME}")
     return int((exact * NANOSECONDS).to_integral_value())
+
+
+def _positive_nanoseconds(seconds: object) -> int:
+    nanoseconds = _nanoseconds(seconds)
+    if nanoseconds == 0:
+        raise ValueError("has to be at least a nanosecond")
+    return nanoseconds
 
 
 Seconds = Annotated[int, BeforeValidator(_nanoseconds)]
 """A time, written in seconds in the file and kept in nanoseconds."""
 
+PositiveSeconds = Annotated[int, BeforeValidator(_positive_nanoseconds)]
+
+
+def _environment(variables: object) -> object:
+    if isinstance(variables, list) and all(isinstance(entry, str) and "=" in entry for entry in variables):
+        return variables
+    if isinstance(variables, dict) and all(isinstance(value, str) for value in variables.values()):
+        return variables
+    raise ValueError('has to be a list of texts "NAME=value", or an object of texts')
+
+
+Environment = Annotated[list[str] | dict[str, str], BeforeValidator(_environment)]
+"""Environment variables."""
+
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _variables(environment: list[str] | dict[str, str]) -> dict[str, str]:
+    if isinstance(environment, dict):
+        return dict(environment)
+    return dict(variable.split("=", 1) for variable in environment)
 
 
 class _Section(BaseModel):
@@ -51,10 +81,10 @@ class EngineConfiguration(_Section):
 
     name: Name = Field(alias="EngineName")
     type: Name = Field(alias="EngineType")
-    timestep_ns: Seconds = Field(10_000_000, alias="EngineTimestep", gt=0)
-    command_timeout_ns: Seconds = Field(0, alias="EngineCommandTimeout", ge=0)
+    timestep_ns: PositiveSeconds = Field(10_000_000, alias="EngineTimestep")
+    command_timeout_ns: Seconds = Field(0, alias="EngineCommandTimeout")
     extra: dict[str, Any] = Field({}, alias="EngineExtraConfigs")
-    environment: list[str] | dict[str, str] = Field([], alias="EngineEnvParams")
+    environment: Environment = Field([], alias="EngineEnvParams")
     command: str = Field("", alias="EngineProcCmd")
     command_arguments: list[str] = Field([], alias="EngineProcStartParams")
     launch_command: str | dict[str, Any] = Field("", alias="EngineLaunchCommand")
@@ -66,6 +96,10 @@ class EngineConfiguration(_Section):
 
     files: ClassVar[tuple[str, ...]] = ()
     """The attributes that name a file of the experiment."""
+
+    def environment_variables(self) -> dict[str, str]:
+        """What the engine finds in its environment beyond what the simulation has."""
+        return _variables(self.environment)
 
     def as_json(self) -> dict[str, Any]:
         """The entry as in the file, defaults filled in: what an engine script finds as its `_config`."""
@@ -112,6 +146,13 @@ class Dump(_Section):
     network: bool = False
     file: bool = False
 
+    @field_validator("name")
+    @classmethod
+    def _can_be_a_topic_and_a_file(cls, name: str) -> str:
+        if any(character in name for character in "/+#\0"):
+            raise ValueError("is part of a topic and of a file name: '/', '+', '#' and NUL are not allowed in it")
+        return name
+
 
 class DataTransferConfiguration(EngineConfiguration):
     """The engine that publishes and records datapacks: datatransfer_grpc_engine."""
@@ -148,7 +189,7 @@ def _engine(entry: object) -> EngineConfiguration:
     engine_type = entry.get("EngineType")
     if engine_type is None:
         return EngineConfiguration.model_validate(entry)
-    if engine_type not in ENGINE_TYPES:
+    if not isinstance(engine_type, str) or engine_type not in ENGINE_TYPES:
         raise ValueError(f"EngineType {engine_type!r} is unknown; allowed are {', '.join(sorted(ENGINE_TYPES))}")
     return ENGINE_TYPES[engine_type].model_validate(entry)
 
@@ -170,7 +211,7 @@ class ExternalProcess(_Section):
     name: str = Field("", alias="ProcName")
     command: Name = Field(alias="ProcCmd")
     arguments: list[str] = Field([], alias="ProcStartParams")
-    environment: list[str] | dict[str, str] = Field([], alias="ProcEnvParams")
+    environment: Environment = Field([], alias="ProcEnvParams")
     launch_command: str | dict[str, Any] = Field("", alias="LaunchCommand")
 
     @model_validator(mode="before")
@@ -183,9 +224,7 @@ class ExternalProcess(_Section):
 
     def environment_variables(self) -> dict[str, str]:
         """What the process finds in its environment beyond what the simulation has."""
-        if isinstance(self.environment, dict):
-            return dict(self.environment)
-        return dict(variable.split("=", 1) for variable in self.environment if "=" in variable)
+        return _variables(self.environment)
 
 
 class SimulationConfiguration(_Section):
@@ -194,8 +233,8 @@ class SimulationConfiguration(_Section):
     name: str = Field("", alias="SimulationName")
     description: str = Field("", alias="SimulationDescription")
     loop: Literal["FTILoop", "EventLoop"] = Field("FTILoop", alias="SimulationLoop")
-    timeout_ns: Seconds = Field(0, alias="SimulationTimeout", ge=0)
-    declared_timestep_ns: Seconds = Field(10_000_000, alias="SimulationTimestep", gt=0)
+    timeout_ns: Seconds = Field(0, alias="SimulationTimeout")
+    declared_timestep_ns: PositiveSeconds = Field(10_000_000, alias="SimulationTimestep")
     processor: Literal["tf", "cg"] = Field("tf", alias="DataPackProcessor")
     engines: list[Engine] = Field([], alias="EngineConfigs")
     functions: list[FunctionConfiguration] = Field([], alias="DataPackProcessingFunctions")
@@ -224,6 +263,15 @@ class SimulationConfiguration(_Section):
                 raise ValueError(f"{field} {twice[0]!r} is given twice; each has to be unique")
         return self
 
+    def of_simulation(self, simulation_id: int, mqtt_prefix: str) -> Self:
+        """The same for one run: data transfer engines name the topics of that simulation, not those in the file."""
+        run = {"simulation_id": simulation_id, "prefix": mqtt_prefix}
+        engines = [
+            engine.model_copy(update=run) if isinstance(engine, DataTransferConfiguration) else engine
+            for engine in self.engines
+        ]
+        return self.model_copy(update={"engines": engines})
+
 
 def load_configuration(
     folder: Path, file: str = DEFAULT_FILE, overrides: Mapping[str, Any] | None = None
@@ -248,11 +296,14 @@ def load_configuration(
     except ValidationError as error:
         raise ConfigurationError(f"{file}: {_faults(error)}", file=file) from None
     _refuse_unsupported(configuration, file)
-    for field, name in _files(configuration):
-        try:
+    try:
+        for field, name in _files(configuration):
             experiment_file(folder, name, field)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{file}: {error}", file=file) from None
+        for index, engine in enumerate(configuration.engines):
+            if isinstance(engine, DataTransferConfiguration):
+                _inside(folder, engine.directory, f"EngineConfigs.{index}.dataDirectory")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: {error}", file=file) from None
     for field in _unknown_fields(configuration, ""):
         logger.warning("%s: field %s is unknown and has no effect", file, field)
     return configuration
@@ -264,14 +315,23 @@ def experiment_file(folder: Path, name: str, role: str) -> Path:
     Raises:
         ConfigurationError: there is no such file, or it lies outside of `folder`; the message names `role`.
     """
+    path = _inside(folder, name, role)
+    try:
+        exists = path.is_file()
+    except OSError as error:  # such as a name that is too long
+        raise ConfigurationError(f"{role}: file {name[:80]!r}... cannot be read: {error.strerror}", file=name) from None
+    if not exists:
+        raise ConfigurationError(f"{role}: the experiment has no file {name!r}", file=name)
+    return path
+
+
+def _inside(folder: Path, name: str, role: str) -> Path:
     if "\0" in name:
         raise ConfigurationError(f"{role}: {name!r} is not a file name", file=name)
     root = folder.resolve()
     path = (root / name).resolve()
     if not path.is_relative_to(root):
-        raise ConfigurationError(f"{role}: file {name!r} is outside of the experiment's folder", file=name)
-    if not path.is_file():
-        raise ConfigurationError(f"{role}: the experiment has no file {name!r}", file=name)
+        raise ConfigurationError(f"{role}: {name!r} is outside of the experiment's folder", file=name)
     return path
 
 
@@ -319,16 +379,37 @@ def _entry(entries: Any, step: str, place: str, file: str) -> Any:
     raise ConfigurationError(f"{file}: override {place}: there is no {step!r}", file=file)
 
 
-_EXACT_TIMES = {"SimulationTimeout", "SimulationTimestep", "EngineTimestep", "EngineCommandTimeout"}
+_TIMES = frozenset({"SimulationTimeout", "SimulationTimestep"})
+_ENGINE_TIMES = frozenset({"EngineTimestep", "EngineCommandTimeout"})
 
 
-def _with_exact_times_only(node: Any, field: str = "") -> Any:
+def _with_exact_times_only(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree with decimals as floats, except where a time is written."""
+    plain = {key: value if key in _TIMES else _with_floats(value) for key, value in tree.items()}
+    engines = tree.get("EngineConfigs")
+    if isinstance(engines, list):
+        plain["EngineConfigs"] = [_with_floats(engine, _ENGINE_TIMES) for engine in engines]
+    return plain
+
+
+def _with_floats(node: Any, exact: frozenset[str] = frozenset()) -> Any:
     if isinstance(node, dict):
-        return {key: _with_exact_times_only(value, key) for key, value in node.items()}
+        return {key: value if key in exact else _with_floats(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_with_exact_times_only(value) for value in node]
-    return float(node) if isinstance(node, Decimal) and field not in _EXACT_TIMES else node
+        return [_with_floats(value) for value in node]
+    return float(node) if isinstance(node, Decimal) else node
+
+
+_PLAIN_WORDS = {
+    "model_type": "has to be an object",
+    "dict_type": "has to be an object",
+    "list_type": "has to be a list",
+    "string_type": "has to be text",
+    "string_too_short": "may not be empty",
+    "bool_type": "has to be true or false",
+    "bool_parsing": "has to be true or false",
+}
+"""What is wrong, by pydantic's type of error, where its own words speak of Python."""
 
 
 def _faults(error: ValidationError) -> str:
@@ -339,14 +420,16 @@ def _faults(error: ValidationError) -> str:
         if fault["type"] == "missing":
             faults.append(f"{place}: is missing")
             continue
-        what = fault["msg"].removeprefix("Value error, ")
+        what = _PLAIN_WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+        what = what.replace("Input should be", "has to be")
         given = "" if isinstance(fault["input"], dict | list | BaseModel) else f" (it is {_as_written(fault['input'])})"
         faults.append(f"{place}: {what}{given}" if place else what)
     return "; ".join(faults)
 
 
 def _as_written(value: object) -> str:
-    return str(value) if isinstance(value, Decimal) else json.dumps(value, default=repr, ensure_ascii=False)
+    text = str(value) if isinstance(value, Decimal) else json.dumps(value, default=repr, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()  # JSON may contain what is no valid Unicode
 
 
 def _refuse_unsupported(configuration: SimulationConfiguration, file: str) -> None:

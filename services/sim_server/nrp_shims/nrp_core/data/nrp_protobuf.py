@@ -1,3 +1,3 @@
 """Datapacks that carry protobuf messages: not offered here."""
 
-raise ImportError("nrp_core.data.nrp_protobuf: datapacks of protobuf messages are not available in the embedded core")
+raise ImportError("nrp_core.data.nrp_protobuf: the embedded core has no datapacks of protobuf messages")

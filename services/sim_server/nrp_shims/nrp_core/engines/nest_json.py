@@ -1,3 +1,3 @@
-"""Not offered here: NEST (nest_json)."""
+"""Engines that run NEST: not offered here."""
 
-raise ImportError("nrp_core.engines.nest_json: NEST (nest_json) is not available in the embedded core")
+raise ImportError("nrp_core.engines.nest_json: the embedded core has no NEST")

@@ -1,3 +1,3 @@
-"""Not offered here: physics simulators (py_sim)."""
+"""Engines that drive physics simulators: not offered here."""
 
-raise ImportError("nrp_core.engines.py_sim: physics simulators (py_sim) is not available in the embedded core")
+raise ImportError("nrp_core.engines.py_sim: the embedded core has no physics simulators")

@@ -1,5 +1,3 @@
-"""Not offered here: engines that exchange protobuf messages (python_grpc)."""
+"""Engines whose datapacks carry protobuf messages: not offered here."""
 
-raise ImportError(
-    "nrp_core.engines.python_grpc: engines that exchange protobuf messages (python_grpc) is not available in the embedded core"
-)
+raise ImportError("nrp_core.engines.python_grpc: the embedded core has no datapacks of protobuf messages")

@@ -1,11 +1,13 @@
-"""The embedded core: runs experiments written for nrp-core 1.4 in this process. A library of its own:
+"""The embedded core: runs experiments written for nrp-core 1.4 in this process.
 
-from nrp_simserver.cores.embedded import NrpCore
+A library of its own:
 
-core = NrpCore("path/of/an/experiment")
-core.initialize()
-core.run_loop(100)
-core.shutdown()
+    from nrp_simserver.cores.embedded import NrpCore
+
+    core = NrpCore("path/of/an/experiment")
+    core.initialize()
+    core.run_loop(100)
+    core.shutdown()
 """
 
 from nrp_simserver.cores.embedded import data_transfer, python_json  # noqa: F401  these are the engine types it can run

@@ -173,11 +173,12 @@ class NrpCore:
                 self._surroundings.switch(occupant)
                 try:
                     engine.shutdown()
-                except (Exception, SystemExit) as error:
+                except (Exception, SystemExit) as error:  # noqa: BLE001  raised when all have ended
                     failure = engine_error(engine.name, error, self.folder)
                     failure.__cause__ = error
                     failed = failed or failure
         self._surroundings.close()
+        self._surroundings = Surroundings(self.folder)
         if failed is not None:
             raise failed
 
@@ -212,7 +213,7 @@ class NrpCore:
         return self._loop
 
     def _start_engine(self, engine: Engine[Any]) -> None:
-        occupant = self._surroundings.occupant()
+        occupant = self._surroundings.occupant(engine.configuration.environment_variables())
         self._surroundings.switch(occupant)
         try:
             engine.initialize()

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from nrp_common.errors import ConfigurationError, EngineFailed
+from nrp_common.errors import EngineFailed
 from nrp_simserver.cores import DataPublisher
 from nrp_simserver.cores.configuration import NANOSECONDS, DataTransferConfiguration, Dump
 from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
@@ -25,8 +25,8 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
     """Hands on the datapacks that functions return to it and that are listed in its `dumps`.
 
     `network`: published on "data/<datapack>" as JSON text; "data" lists these topics, "time" has the simulated time in
-    seconds after every step, "welcome" says that the simulation is there. `file`: a line "<simulated time>,<JSON>" each in
-    <dataDirectory>/<time of the launch>/<datapack>-<number of resets>.data.
+    seconds after every step, "welcome" says that the simulation is there. `file`: a line "<simulated time>,<JSON>" each
+    in <dataDirectory>/<time of the launch>/<datapack>-<number of resets>.data.
     """
 
     engine_type = "datatransfer_grpc_engine"
@@ -42,11 +42,7 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
 
     def initialize(self) -> None:
         """Make the folder for the files, announce what will be published."""
-        directory = (self.folder / self.configuration.directory).resolve()
-        if not directory.is_relative_to(self.folder):
-            raise ConfigurationError(
-                f"engine {self.name!r}: dataDirectory {self.configuration.directory!r} is outside of the experiment's folder"
-            )
+        directory = self.folder / self.configuration.directory
         self._directory = directory / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")
         if any(dump.file for dump in self._dumps.values()):
             self._directory.mkdir(parents=True)

@@ -17,7 +17,17 @@ class DataPackIdentifier(NamedTuple):
     type: str = ""
 
 
-class DataPack(ABC):
+class RawData(ABC):
+    """A piece of data without name and engine, of whatever type."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def sent(self) -> Any:
+        """A copy of the data as it arrives at an engine or a client."""
+
+
+class DataPack(RawData):
     """What the loop asks of a datapack, whatever type of data it carries.
 
     Attributes:
@@ -41,10 +51,6 @@ class DataPack(ABC):
     @abstractmethod
     def snapshot(self) -> DataPack:
         """A copy as it is now, whatever becomes of the original."""
-
-    @abstractmethod
-    def sent(self) -> Any:
-        """A copy of its data as it arrives at an engine."""
 
 
 class NlohmannJson:
@@ -166,7 +172,7 @@ _NUMBERS = frozenset({int, float, bool})
 _JSON_TYPES = {dict: "object", list: "array", str: "string", bool: "boolean"}
 
 
-class JsonRawData:
+class JsonRawData(RawData):
     """A piece of JSON data without name and engine: what a status function adds to the trajectory."""
 
     __slots__ = ("_json", "_value")
@@ -277,8 +283,8 @@ class EmptyDataPack(JsonDataPack):
         """That it is."""
         return True
 
-    @property
-    def data(self) -> NlohmannJson:  # type: ignore[misc]  # there is nothing to assign to either
+    @property  # type: ignore[misc]  # there is nothing to assign to either
+    def data(self) -> NlohmannJson:
         """Not there.
 
         Raises:

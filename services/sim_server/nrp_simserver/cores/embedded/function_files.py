@@ -41,7 +41,7 @@ def _load(entry: FunctionConfiguration, folder: Path, module: ModuleType, kinds:
     start_declarations()
     module.__file__ = str(path)
     try:
-        code = compile(path.read_bytes(), str(path), "exec")
+        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  the experiment's own code, which its owner asked to be run
     except (Exception, SystemExit) as error:
         raise function_error(placeholder, error, folder) from error

@@ -106,7 +106,7 @@ class StandardGenerator(Generator):
     """The generator behind the functions of the module `random`."""
 
     def __init__(self) -> None:
-        self._instance: random.Random = random._inst  # type: ignore[attr-defined]
+        self._instance: Any = random._inst
         self._address = id(self._instance) + object.__basicsize__
         self._in_memory = self._lies_as_expected()
         super().__init__()
@@ -148,7 +148,7 @@ class NumpyGenerator(Generator):
         import numpy as np  # only ever made when the experiment has imported it
 
         self._random = np.random
-        self._instance = np.random.mtrand._rand  # type: ignore[attr-defined]
+        self._instance = np.random.mtrand._rand
         self._normal_offset = self._find_normal()
         super().__init__()
 

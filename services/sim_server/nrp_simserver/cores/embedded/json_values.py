@@ -40,7 +40,7 @@ def from_function(value: Any) -> Any:
     Integers may have any size. NaN and infinities stay what they are until they are delivered.
 
     Raises:
-        TypeError: the value has no JSON form. Of numpy, one-dimensional arrays of integers and of 32 or 64 bit floats do.
+        TypeError: the value has no JSON form. Of numpy, 1-D arrays of integers and of 32 or 64 bit floats do.
         RuntimeError: a key is not text, or a text is not valid Unicode.
     """
     kind = type(value)
@@ -168,10 +168,8 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, list | tuple):
         return list(value)
-    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        plain = value.tolist()
-    else:
-        plain = _plain_subclass(value)
+    is_numpy = type(value).__module__ == "numpy" and hasattr(value, "tolist")
+    plain = value.tolist() if is_numpy else _plain_subclass(value)
     if type(plain) not in _PLAIN:
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
     return plain

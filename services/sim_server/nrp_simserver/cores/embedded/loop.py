@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.embedded.cache import Cache, CacheEntry, Clock
-from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack, JsonRawData
+from nrp_simserver.cores.embedded.datapacks import DataPack, RawData
 from nrp_simserver.cores.embedded.engine import Engine
 from nrp_simserver.cores.embedded.functions import Function, function_error, misuse
 from nrp_simserver.cores.embedded.schedule import Schedule
@@ -45,8 +45,8 @@ class Loop:
 
     In each iteration: the engines whose step ends complete it; the datapacks that functions ask of them enter the
     cache; the preprocessing functions, then the transceiver functions of those engines run, then the status function;
-    results go to their engines; the engines start their next step. So what a function returns at t is what its target reads in
-    the step that starts at t.
+    results go to their engines; the engines start their next step. So what a function returns at t is what its target
+    reads in the step that starts at t.
 
     Args:
         engines: initialised, in the order of the configuration; each with its occupant of the process.
@@ -193,7 +193,7 @@ class Loop:
         if not isinstance(result, list):
             raise misuse(function, f"has to return a list of datapacks, it returned {_kind(result)}")
         for datapack in result:
-            if type(datapack) is not JsonDataPack and not isinstance(datapack, DataPack):
+            if not isinstance(datapack, DataPack):
                 raise misuse(function, f"has to return datapacks, one of them is {_kind(datapack)}")
             if datapack.engine_name not in self._members:
                 raise misuse(
@@ -225,9 +225,12 @@ class Loop:
             raise misuse(function, "has to return (done, [JsonRawData, ...])")
         done, trajectory = result
         for data in trajectory:
-            if not isinstance(data, JsonRawData):
+            if not isinstance(data, RawData):
                 raise misuse(function, f"has to return a list of JsonRawData, one of them is {_kind(data)}")
-            self.trajectory.append(data.sent())
+            try:
+                self.trajectory.append(data.sent())
+            except (TypeError, RuntimeError) as error:
+                raise misuse(function, f"returned data which cannot be sent: {error}") from error
         return bool(done)
 
     # -- preparation ---------------------------------------------------------------------------------------------------

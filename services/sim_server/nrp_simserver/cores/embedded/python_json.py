@@ -92,7 +92,9 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
 
     def initialize(self) -> None:
         """Load the file, make its `Script` and initialise it."""
-        module = load_script(self.folder, self.configuration.script, f"nrp_engine_{self.name}")
+        if self.configuration.command_timeout_ns:
+            logger.warning("engine %s: EngineCommandTimeout has no effect, the engine runs in this process", self.name)
+        module = load_script(self.folder, self.configuration.script, self.name)
         script_class = getattr(module, "Script", None)
         if not (isinstance(script_class, type) and issubclass(script_class, EngineScript)):
             raise EngineFailed(
@@ -126,8 +128,8 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
             value = script._datapacks[name]
         except KeyError:
             raise EngineFailed(
-                f"engine {self.name!r}: a function asks for datapack {name!r}, which {self.configuration.script} does not"
-                f" register (registered are: {', '.join(sorted(script._datapacks)) or 'none'})",
+                f"engine {self.name!r}: a function asks for datapack {name!r}, which {self.configuration.script}"
+                f" does not register (registered are: {', '.join(sorted(script._datapacks)) or 'none'})",
                 file=self.configuration.script,
             ) from None
         try:

@@ -1,8 +1,8 @@
 """What an engine would have for itself if it were a process of its own, kept apart for engines that share one process.
 
 Originally every engine was a process. Here each is an `Occupant` of this one: before its code runs, the process is made
-to look as that occupant left it: the modules that it imported from the experiment's folder, and the global random
-generators. All functions together are one occupant, and so is whoever uses the core from outside.
+to look as that occupant left it: the modules that it imported from the experiment's folder, its environment variables,
+and the global random generators. All functions together are one occupant, and so is whoever uses the core from outside.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -18,13 +19,23 @@ import nrp_shims
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.embedded.generators import Generator, NumpyGenerator, StandardGenerator, States
 
+_SCRIPT = "nrp_engine_"
+"""Begins the names of engines' modules. They differ, so that these modules need not be kept apart."""
+
 
 class Occupant:
-    """An engine, all functions together, or the outside: code that must not notice the others."""
+    """An engine, all functions together, or the outside: code that must not notice the others.
 
-    __slots__ = ("generators", "modules")
+    Attributes:
+        environment: the environment variables that it has beyond those of the process, or instead.
+        modules: what it imported from the experiment's folder, by name.
+        generators: the states of the random generators that it has used.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("environment", "generators", "modules")
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self.environment = dict(environment or {})
         self.modules: dict[str, ModuleType] = {}
         self.generators: States = {}
 
@@ -37,7 +48,7 @@ class Surroundings:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = str(folder)
         self._root = str(folder) + os.sep
         self._paths = [str(folder), str(nrp_shims.PATH)]
         self._outside = Occupant()
@@ -46,21 +57,15 @@ class Surroundings:
         self._generators_in_use = False
         self._present = self._outside
         self._known_modules = 0
-        self._outside_folder: Path | None = None
-        self._at_home = False
+        self._replaced_environment: dict[str, str | None] = {}
+        self._outside_folder: str | None = None
 
     def open(self) -> None:
-        """Let the experiment's files and the packages that they expect be imported.
-
-        Whoever is in the experiment's folder already is relied on to stay there, which saves changing it in every call.
-        """
-        self._at_home = Path.cwd() == self._folder
+        """Let the experiment's files and the packages that they expect be imported."""
         sys.path[:0] = self._paths
         importlib.invalidate_caches()
-        self._known_modules = len(sys.modules)
-        self._generators = [StandardGenerator()]
-        if "numpy.random" in sys.modules:
-            self._generators.append(NumpyGenerator())
+        self._note_modules()
+        self._generators.insert(0, StandardGenerator())
         self._outside.generators = {generator: generator.save() for generator in self._generators}
         self._generators_in_use = True
 
@@ -68,9 +73,9 @@ class Surroundings:
         """After initialisation: from here on generators that no occupant used are not handed over, only watched."""
         self._generators_in_use = any(occupant.generators for occupant in self._inside)
 
-    def occupant(self) -> Occupant:
-        """A new occupant."""
-        occupant = Occupant()
+    def occupant(self, environment: Mapping[str, str] | None = None) -> Occupant:
+        """A new occupant, with environment variables of its own."""
+        occupant = Occupant(environment)
         self._inside.append(occupant)
         return occupant
 
@@ -79,12 +84,15 @@ class Surroundings:
         for path in self._paths:
             if path in sys.path:
                 sys.path.remove(path)
+        for name in [name for name in sys.modules if name.startswith(_SCRIPT)]:
+            del sys.modules[name]
 
     def enter(self) -> None:
         """Go into the experiment's folder, from the outside."""
-        if not self._at_home:
-            self._outside_folder = Path.cwd()
+        folder = os.getcwd()  # noqa: PTH109  in every step; Path.cwd() takes five times as long
+        if folder != self._folder:
             os.chdir(self._folder)
+            self._outside_folder = folder
 
     def leave(self) -> None:
         """Make the process look to the outside as it did at `enter`."""
@@ -105,6 +113,8 @@ class Surroundings:
                 sys.modules.pop(name, None)
             sys.modules.update(occupant.modules)
             self._known_modules = len(sys.modules)
+        if present.environment or occupant.environment:
+            self._replace_environment(occupant.environment)
         for generator in self._generators:
             if self._generators_in_use or generator.word.value != generator.mark:
                 self._generators_in_use = True
@@ -113,7 +123,11 @@ class Surroundings:
 
     def _note_modules(self) -> None:
         """The present occupant has imported something: what is of the experiment's folder is its own."""
-        self._present.modules = {name: module for name, module in sys.modules.items() if self._is_own(module)}
+        self._present.modules = {
+            name: module
+            for name, module in sys.modules.items()
+            if not name.startswith(_SCRIPT) and self._is_own(module)
+        }
         self._known_modules = len(sys.modules)
         if "numpy.random" in sys.modules and not any(isinstance(known, NumpyGenerator) for known in self._generators):
             generator = NumpyGenerator()
@@ -126,13 +140,23 @@ class Surroundings:
             location = next(iter(getattr(module, "__path__", ())), None)
         return location is not None and location.startswith(self._root) and "site-packages" not in location
 
+    def _replace_environment(self, variables: Mapping[str, str]) -> None:
+        for name, value in self._replaced_environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._replaced_environment = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
 
-def load_script(folder: Path, file: str, name: str) -> ModuleType:
-    """Run a Python file of the experiment as a module of this name.
+
+def load_script(folder: Path, file: str, engine: str) -> ModuleType:
+    """Run the Python file of an engine as a module.
 
     Raises:
         EngineFailed: it is not a Python file.
     """
+    name = _SCRIPT + engine
     spec = importlib.util.spec_from_file_location(name, folder / file)
     if spec is None or spec.loader is None:
         raise EngineFailed(f"{file} is not a Python file", file=file)
