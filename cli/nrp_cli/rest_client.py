@@ -11,12 +11,10 @@ from urllib.parse import quote
 import requests
 
 from nrp_common.errors import NRPError
+from nrp_common.experiment_files import is_left_out
 
 TIMEOUT_S = (5, 60)
 """To connect and to answer: a launch may take 25 s before the gateway answers."""
-
-LEFT_BEHIND = ("__pycache__", ".git", ".swp")
-"""What is never imported with an experiment."""
 
 Simulation = dict[str, Any]
 
@@ -123,7 +121,7 @@ class RestClient:
         return found
 
     def import_experiment(self, folder: Path, name: str) -> str:
-        """Copy a folder into the storage as experiment `name`. Returns the id that it got."""
+        """Copy a folder into the storage as experiment `name`, without logs of earlier runs. Returns the id it got."""
         created: dict[str, str] = self._json("PUT", f"/storage/{quote(name, safe='')}")
         experiment = created["uuid"]
         for path in _files(folder):
@@ -174,5 +172,5 @@ def _message_in(answer: requests.Response) -> str:
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not any(part.endswith(LEFT_BEHIND) for part in relative.parts):
+        if path.is_file() and ".git" not in relative.parts and not is_left_out(relative.as_posix()):
             yield path
