@@ -47,7 +47,7 @@ def _step(argument_passing: str) -> str:
 
 
 def _initialisation() -> str:
-    """From the configuration file on; what Python keeps of an experiment's files on disk is there from the second on."""
+    """From the configuration file on; all but the first find what Python keeps of an experiment on disk."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = _experiment(Path(scratch), "value")
         times_s = []
