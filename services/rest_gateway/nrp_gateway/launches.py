@@ -68,7 +68,7 @@ class Launches:
             Unreachable: no launcher is there or answers, or too many requests wait already.
             BusUnavailable: the broker cannot be reached.
         """
-        refusals: list[Reply] = []
+        refusals: dict[str, Reply] = {}
         with self._place():
             for launcher in self._launchers():
                 record = self._catalogue.add(
@@ -84,7 +84,7 @@ class Launches:
                 reply = self._hand_over(record, token)
                 if reply.error is None:
                     return self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S) or record
-                refusals.append(reply)
+                refusals[launcher] = reply
         raise _nobody_took_it(refusals)
 
     @contextmanager
@@ -125,7 +125,7 @@ class Launches:
         except CommandTimeout:  # perhaps it was taken, and only the answer was lost: then the verdict ends it
             self._mirror.give_up(record, "The launcher did not say in time that it took the simulation")
             self._caretaker.clean_up_later(record)
-            reply = Reply(error=f"'{record.launcher}' does not answer")
+            reply = Reply(error="it does not answer")
         except BaseException:
             self._mirror.remove(record.id)
             raise
@@ -137,9 +137,9 @@ class Launches:
         return reply
 
 
-def _nobody_took_it(refusals: list[Reply]) -> RequestError:
-    said = "; ".join(reply.error or "" for reply in refusals)
-    if any(reply.refusal is Refusal.FULL for reply in refusals):
+def _nobody_took_it(refusals: dict[str, Reply]) -> RequestError:
+    said = "; ".join(f"'{launcher}': {reply.error}" for launcher, reply in refusals.items())
+    if any(reply.refusal is Refusal.FULL for reply in refusals.values()):
         return NoRoom(
             f"There is no room for another simulation now ({said}). Try again in {RETRY_AFTER_S} s, or when one "
             "has ended",
