@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -22,14 +23,19 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 
 
 class Mosquitto:
-    """The broker, not running yet."""
+    """The broker, not running yet.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for its files.
+        configuration: with `{port}` for the port that it gets.
+    """
+
+    def __init__(self, folder: Path, configuration: str = CONFIGURATION) -> None:
         assert MOSQUITTO, "these tests need Mosquitto"
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.address = BrokerAddress("127.0.0.1", free.getsockname()[1])
         self._configuration = folder / "mosquitto.conf"
-        self._configuration.write_text(CONFIGURATION.format(port=self.address.port))
+        self._configuration.write_text(configuration.format(port=self.address.port))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -46,6 +52,16 @@ class Mosquitto:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """Keep the connections, and do nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         try:

@@ -20,6 +20,7 @@ import queue
 import random
 import socket
 import ssl
+import sys
 import threading
 import time
 import uuid
@@ -37,7 +38,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from nrp_common.errors import BusUnavailable, CommandTimeout
-from nrp_common.messages import Message, Reply, Request
+from nrp_common.messages import Message, Refusal, Reply, Request
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,13 @@ REMEMBER_ANSWERS = 1000
 """How many answers are kept for requests that arrive again; a resend comes at most 1.05 s after the first."""
 
 QUEUED_WHILE_AWAY = 10_000
-"""How many QoS 1 messages wait for a broker that is away, before the oldest are kept and new ones dropped."""
+"""How many QoS 1 messages wait for a broker that is away; further ones are dropped."""
+
+MOST_UNACKNOWLEDGED = 20
+"""How many QoS 1 messages are under way at once: what Mosquitto takes (MQTT 5, 3.2.2.3.3), as paho does not ask."""
+
+MOST_UNHANDLED = 10_000
+"""How many messages wait for their handlers; of further ones those at QoS 0 are dropped, as anybody may flood a bus."""
 
 RequestT = TypeVar("RequestT", bound=Request)
 Handler = Callable[[str, bytes], None]
@@ -139,7 +146,7 @@ class Bus:
         name: what this process is, such as `gateway`; client ids are unique all the same.
         reply_topic: where answers to this process's requests arrive, None when it makes none.
         will: what the broker says when this process is lost.
-        on_connected: called in the bus's thread after each connection, subscriptions and retained state being sent.
+        on_connected: called in the bus's thread after each connection, before the first message that comes over it.
     """
 
     def __init__(
@@ -156,27 +163,30 @@ class Bus:
         self._reply_topic = reply_topic
         self._on_connected = on_connected
         self._connected = threading.Event()
-        self._refusal: str | None = None
+        self._obstacle: str | None = None
         self._closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards the four below
+        self._lock = threading.Lock()  # guards all below, and the order in which things are published
         self._handlers: dict[str, tuple[int, Callable[[mqtt.MQTTMessage], None]]] = {}
         self._retained: dict[str, bytes] = {}
         self._pending: dict[bytes, _PendingRequest] = {}
         self._answered: OrderedDict[bytes, Responder] = OrderedDict()
-        self._latest_publication: mqtt.MQTTMessageInfo | None = None
         self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
+        self._latest_publications: dict[int, mqtt.MQTTMessageInfo] = {}  # by QoS
+        self._subscribing: int | None = None  # the packet that subscribes after a connection
         self._client = self._new_client(will)
         self._dispatcher = threading.Thread(target=self._dispatch, name="bus", daemon=True)
 
     def _new_client(self, will: Will | None) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=mqtt.MQTTv5)
         client.on_connect = self._connection_made
+        client.on_connect_fail = self._connection_failed
+        client.on_subscribe = self._subscribed
         client.on_disconnect = self._connection_lost
         client.on_message = self._message_arrived
         client.on_socket_open = _send_small_packets_at_once
         client.max_queued_messages_set(QUEUED_WHILE_AWAY)
-        client.max_inflight_messages_set(100)
+        client.max_inflight_messages_set(MOST_UNACKNOWLEDGED)
         if self.broker.username is not None:
             client.username_pw_set(self.broker.username, self.broker.password)
         if self.broker.tls:
@@ -201,7 +211,7 @@ class Bus:
             BusUnavailable: the broker could not be reached within `timeout` seconds, or refused this client.
         """
         if not self._connected.wait(timeout):
-            reason = self._refusal or f"no connection after {timeout:g} s"
+            reason = self._obstacle or f"no answer within {timeout:g} s"
             raise BusUnavailable(f"The MQTT broker at {self.broker} cannot be reached: {reason}")
 
     @property
@@ -210,12 +220,17 @@ class Bus:
         return self._connected.is_set()
 
     def flush(self, timeout: float) -> None:
-        """Wait until all that was published is delivered (QoS 1: acknowledged), at most `timeout` seconds."""
-        latest = self._latest_publication
-        if latest is None or not self.is_connected:
-            return
-        with suppress(RuntimeError, ValueError):  # the connection went, or the queue was full
-            latest.wait_for_publish(timeout)
+        """Wait until what was published is delivered (QoS 1: acknowledged), at most `timeout` seconds.
+
+        Returns at once while there is no connection.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            latest = list(self._latest_publications.values())
+        for publication in latest:  # a broker acknowledges in order (MQTT 5, 4.6)
+            if self.is_connected:
+                with suppress(RuntimeError, ValueError):  # the connection went, or the queue was full
+                    publication.wait_for_publish(max(0.0, deadline - time.monotonic()))
 
     def close(self, *, linger_s: float = 1.0) -> None:
         """Say goodbye to the broker; what is still on its way gets `linger_s` seconds to be delivered."""
@@ -236,34 +251,53 @@ class Bus:
         self, _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
     ) -> None:
         if reason.is_failure:
-            self._refusal = f"it says {reason}"
-            log.error("The MQTT broker at %s refused the connection: %s", self.broker, reason)
+            self._note_obstacle(f"it says {reason}")
             return
-        self._refusal = None
+        self._obstacle = None
+        if self._on_connected is not None:
+            self._work.put((self._on_connected, ()))
+        # Under the lock, so that a handler added meanwhile is subscribed here or by whoever adds it.
         with self._lock:
             filters = [(topic_filter, qos) for topic_filter, (qos, _) in self._handlers.items()]
-        if self._reply_topic is not None:
-            filters.append((self._reply_topic, 0))
-        if filters:
-            self._client.subscribe(filters)
-        self._connected.set()
-        self._work.put((self._publish_own_state_again, ()))
+            if self._reply_topic is not None:
+                filters.append((self._reply_topic, 0))
+            self._subscribing = self._client.subscribe(filters)[1] if filters else None
+            self._connected.set()
+        if not filters:
+            self._work.put((self._publish_own_state_again, ()))
+
+    def _subscribed(
+        self, _client: mqtt.Client, _userdata: object, packet: int, reasons: list[ReasonCode], _properties: object
+    ) -> None:
+        refusals = [str(reason) for reason in reasons if reason.is_failure]
+        if refusals:
+            log.error("The MQTT broker at %s refused a subscription: %s", self.broker, refusals[0])
+        if packet == self._subscribing:
+            # Not before: paho sends what was not acknowledged once more, and older states must not come last.
+            self._work.put((self._publish_own_state_again, ()))
 
     def _publish_own_state_again(self) -> None:
         with self._lock:
-            retained = list(self._retained.items())
-        for topic, payload in retained:
-            self._client.publish(topic, payload, qos=1, retain=True)
-        if self._on_connected is not None:
-            self._on_connected()
+            for topic, payload in self._retained.items():
+                self._send(topic, payload, qos=1, retain=True)
+
+    def _connection_failed(self, _client: mqtt.Client, _userdata: object) -> None:
+        error = sys.exception()  # paho is handling it
+        self._note_obstacle(str(error) if error is not None else "no connection")
 
     def _connection_lost(
         self, _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
     ) -> None:
+        was_connected = self._connected.is_set()
         self._connected.clear()
         self._back_off_randomly()
-        if not self._closing:
+        if was_connected and not self._closing:
             log.warning("Lost the MQTT broker at %s (%s), connecting again", self.broker, reason)
+
+    def _note_obstacle(self, obstacle: str) -> None:
+        if obstacle != self._obstacle:  # once, not at each attempt
+            log.warning("The MQTT broker at %s cannot be reached: %s", self.broker, obstacle)
+        self._obstacle = obstacle
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 
@@ -286,29 +320,36 @@ class Bus:
             properties.ResponseTopic = response_topic
         if correlation is not None:
             properties.CorrelationData = correlation
-        data = payload if isinstance(payload, bytes) else payload.to_json()
-        self._latest_publication = self._client.publish(topic, data, qos=qos, retain=retain, properties=properties)
+        data = _serialised(payload)
+        with self._lock:
+            self._send(topic, data, qos=qos, retain=retain, properties=properties)
 
     def retain(self, topic: str, payload: Message | bytes) -> None:
         """Publish this process's state, retained at QoS 1, and again after each reconnect until `forget` is called."""
-        data = payload if isinstance(payload, bytes) else payload.to_json()
+        data = _serialised(payload)
         with self._lock:
             self._retained[topic] = data
-        # While the broker is away only the newest matters: queued older states must not overwrite it afterwards.
-        if self.is_connected:
-            self._latest_publication = self._client.publish(topic, data, qos=1, retain=True)
+            # While the broker is away only the newest matters: older states would be queued and sent afterwards.
+            if self.is_connected:
+                self._send(topic, data, qos=1, retain=True)
 
     def forget(self, topic: str, *, clear: bool = True) -> None:
         """Stop publishing `topic` again after a reconnect; with `clear` also remove it from the broker."""
         with self._lock:
             self._retained.pop(topic, None)
-        if clear:
-            self._latest_publication = self._client.publish(topic, b"", qos=1, retain=True)
+            if clear:
+                self._send(topic, b"", qos=1, retain=True)
+
+    def _send(self, topic: str, data: bytes, *, qos: int, retain: bool, properties: Properties | None = None) -> None:
+        self._latest_publications[qos] = self._client.publish(topic, data, qos, retain, properties)
 
     # -- subscribing ---------------------------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:
-        """Call `handler(topic, payload)` for each message. One handler a filter."""
+        """Call `handler(topic, payload)` for each message.
+
+        One handler a filter; filters of one bus must not overlap, as the broker sends a message once for each.
+        """
         self._add_handler(topic_filter, qos, lambda message: handler(message.topic, bytes(message.payload)))
 
     def serve(
@@ -339,7 +380,11 @@ class Bus:
                 self._answered[correlation] = responder
                 if len(self._answered) > REMEMBER_ANSWERS:
                     self._answered.popitem(last=False)
-            handler(request, responder)
+            try:
+                handler(request, responder)
+            except Exception:
+                log.exception("The handler of a %s on %s failed", request_type.__name__, topic)
+                responder.reply(Reply(error="An unexpected error occurred; its log says more", refusal=Refusal.FAILED))
 
         self._add_handler(topic, qos, take)
 
@@ -355,8 +400,8 @@ class Bus:
         with self._lock:
             self._handlers[topic_filter] = (qos, take)
             self._matcher[topic_filter] = take
-        if self.is_connected:
-            self._client.subscribe(topic_filter, qos)
+            if self.is_connected:
+                self._client.subscribe(topic_filter, qos)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -379,7 +424,8 @@ class Bus:
                     response_topic=self._reply_topic,
                     correlation=correlation,
                 )
-                if pending.acknowledged.wait(min(pause, max(0.0, deadline - time.monotonic()))):
+                left = deadline - time.monotonic()
+                if pending.acknowledged.wait(max(0.0, min(pause, left))) or left <= pause:
                     break
             if not pending.answered.wait(max(0.0, deadline - time.monotonic())):
                 heard = "was accepted but not carried out" if pending.acknowledged.is_set() else "got no answer"
@@ -404,7 +450,7 @@ class Bus:
     def _message_arrived(self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
         if message.topic == self._reply_topic:
             self._answer_arrived(message)
-        else:
+        elif message.qos > 0 or self._work.qsize() < MOST_UNHANDLED:
             self._work.put((self._handle, (message,)))
 
     def _answer_arrived(self, message: mqtt.MQTTMessage) -> None:
@@ -427,6 +473,10 @@ class Bus:
                 call(*arguments)
             except Exception:
                 log.exception("A handler of bus messages failed")
+
+
+def _serialised(payload: Message | bytes) -> bytes:
+    return payload if isinstance(payload, bytes) else payload.to_json()
 
 
 def _send_small_packets_at_once(_client: mqtt.Client, _userdata: object, sock: Any) -> None:

@@ -1,0 +1,491 @@
+"""The bus over a real broker that answers, refuses, freezes, goes away and comes back."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nrp_common import bus as bus_module
+from nrp_common.bus import BrokerAddress, Bus, Responder, Will
+from nrp_common.errors import BusUnavailable, CommandTimeout
+from nrp_common.lifecycle import SimulationState
+from nrp_common.messages import Command, CommandEvent, Refusal, Reply
+from tests.mosquitto import Mosquitto
+from tests.waiting import wait_until
+
+MakeBus = Callable[..., Bus]
+
+
+@pytest.fixture
+def make_bus(broker: BrokerAddress) -> Iterator[MakeBus]:
+    """Makes connected buses and closes them."""
+    made: list[Bus] = []
+
+    def make(address: BrokerAddress = broker, *, asks: bool = False, **arguments: object) -> Bus:
+        reply_topic = unique("reply") if asks else None
+        bus = Bus(address, "test", reply_topic=reply_topic, **arguments)  # type: ignore[arg-type]
+        made.append(bus)
+        bus.start()
+        bus.wait_until_connected(5)
+        return bus
+
+    yield make
+    for bus in made:
+        bus.close(linger_s=0.2)
+
+
+@pytest.fixture
+def fleeting_broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker of the test's own."""
+    mosquitto = Mosquitto(tmp_path)
+    mosquitto.start()
+    yield mosquitto
+    mosquitto.stop()
+
+
+class Heard:
+    """What arrives on a topic filter."""
+
+    def __init__(self, bus: Bus, topic_filter: str) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        bus.subscribe(topic_filter, lambda topic, payload: self.messages.append((topic, payload)))
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for _, payload in self.messages]
+
+
+class Server:
+    """Serves commands on a topic, as it is told to."""
+
+    def __init__(self, bus: Bus, answer: Callable[[Responder], None]) -> None:
+        self.topic = unique("command")
+        self.taken: list[Command] = []
+        self._answer = answer
+        bus.serve(self.topic, Command, self._take)
+
+    def _take(self, command: Command, responder: Responder) -> None:
+        self.taken.append(command)
+        self._answer(responder)
+
+
+def unique(name: str) -> str:
+    return f"test/{uuid.uuid4().hex}/{name}"
+
+
+def command(timeout: float = 5.0) -> Command:
+    return Command(event=CommandEvent.STARTED, deadline=time.time() + timeout)
+
+
+def done(responder: Responder) -> None:
+    responder.reply(Reply(state=SimulationState.STARTED, seq=7))
+
+
+def say_nothing(responder: Responder) -> None:
+    pass
+
+
+# -- publishing and subscribing --------------------------------------------------------------------------------------
+
+
+def test_a_handler_gets_topic_and_payload(make_bus: MakeBus) -> None:
+    bus, topic = make_bus(), unique("status")
+    heard = Heard(bus, topic)
+    bus.publish(topic, b"payload")
+    wait_until(lambda: heard.messages == [(topic, b"payload")])
+
+
+def test_a_filter_with_a_wildcard_hears_all_that_match(make_bus: MakeBus) -> None:
+    bus, topic = make_bus(), unique("status")
+    heard = Heard(bus, topic.replace("/status", "/+"))
+    bus.publish(topic, b"1")
+    bus.publish(topic.replace("status", "other"), b"2")
+    wait_until(lambda: heard.payloads == [b"1", b"2"])
+
+
+def test_nothing_is_heard_after_unsubscribing(make_bus: MakeBus) -> None:
+    bus, topic = make_bus(), unique("status")
+    heard, control = Heard(bus, topic), Heard(bus, topic + "/control")
+    bus.unsubscribe(topic)
+    bus.publish(topic, b"unheard")
+    bus.publish(topic + "/control", b"heard")
+    wait_until(lambda: control.payloads == [b"heard"])
+    assert heard.payloads == []
+
+
+def test_a_handler_that_fails_does_not_stop_the_others(make_bus: MakeBus) -> None:
+    bus, topic = make_bus(), unique("status")
+    bus.subscribe(topic, lambda _topic, payload: int(payload))  # type: ignore[arg-type, return-value]
+    heard = Heard(bus, topic + "/next")
+    bus.publish(topic, b"no number")
+    bus.publish(topic + "/next", b"1")
+    wait_until(lambda: heard.payloads == [b"1"])
+
+
+def test_a_retained_state_is_told_to_who_comes_later(make_bus: MakeBus) -> None:
+    topic = unique("presence")
+    make_bus().retain(topic, b"online")
+    heard = Heard(make_bus(), topic)
+    wait_until(lambda: heard.payloads == [b"online"])
+
+
+def test_a_forgotten_state_is_removed_from_the_broker(make_bus: MakeBus) -> None:
+    bus, topic = make_bus(), unique("presence")
+    bus.retain(topic, b"online")
+    bus.forget(topic)
+    bus.retain(topic + "/control", b"there")
+    bus.flush(5)
+    heard = Heard(make_bus(), topic + "/#")
+    wait_until(lambda: heard.payloads == [b"there"])
+
+
+def test_a_handler_added_while_the_bus_connects_hears_everything(broker: BrokerAddress, make_bus: MakeBus) -> None:
+    topic = unique("presence")
+    make_bus().retain(topic, b"online")
+    for _ in range(20):
+        bus = Bus(broker, "test")
+        bus.start()
+        heard = Heard(bus, topic)
+        wait_until(lambda heard=heard: heard.payloads, 5)  # type: ignore[misc]
+        bus.close()
+
+
+def test_a_flood_at_qos_0_is_cut_and_qos_1_still_arrives(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "MOST_UNHANDLED", 10)
+    bus, sender, topic = make_bus(), make_bus(), unique("status")
+    go_on, payloads = threading.Event(), []
+
+    def take(_topic: str, payload: bytes) -> None:
+        go_on.wait(10)
+        payloads.append(payload)
+
+    bus.subscribe(topic, take)
+    wait_until(lambda: sender.publish(topic, b"first") or bus._work.qsize() > 1)
+    for _ in range(500):
+        sender.publish(topic, b"flood")
+    sender.publish(topic, b"last", qos=1)
+    sender.flush(5)
+    wait_until(lambda: bus._work.qsize() >= 11)
+    go_on.set()
+    wait_until(lambda: payloads and payloads[-1] == b"last")
+    assert payloads.count(b"flood") <= 10
+
+
+# -- requests --------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_answered(make_bus: MakeBus) -> None:
+    server = Server(make_bus(), done)
+    reply = make_bus(asks=True).request(server.topic, command(), timeout=5)
+    assert reply == Reply(state=SimulationState.STARTED, seq=7)
+
+
+def test_a_request_that_was_accepted_waits_for_its_last_answer(make_bus: MakeBus) -> None:
+    def accept(responder: Responder) -> None:
+        responder.accept()
+        threading.Timer(0.3, done, [responder]).start()
+
+    server = Server(make_bus(), accept)
+    reply = make_bus(asks=True).request(server.topic, command(), timeout=5)
+    assert reply.state is SimulationState.STARTED
+    assert len(server.taken) == 1
+
+
+def test_a_request_that_arrives_again_is_answered_again_and_executed_once(make_bus: MakeBus) -> None:
+    bus, answers = make_bus(), unique("reply")
+    server, heard = Server(bus, done), Heard(bus, answers)
+    asker, correlation = make_bus(), uuid.uuid4().bytes
+    for _ in range(3):
+        asker.publish(server.topic, command(), response_topic=answers, correlation=correlation)
+    wait_until(lambda: len(heard.payloads) == 3)
+    assert len(set(heard.payloads)) == 1
+    assert len(server.taken) == 1
+
+
+def test_a_request_that_nobody_acknowledges_goes_out_four_times(make_bus: MakeBus) -> None:
+    bus, topic = make_bus(), unique("command")
+    heard = Heard(bus, topic)
+    with pytest.raises(CommandTimeout, match=rf"A request on {topic} got no answer within 1\.5 s"):
+        make_bus(asks=True).request(topic, command(), timeout=1.5)
+    assert len(heard.payloads) == 4
+
+
+def test_a_request_with_a_short_time_out_is_not_sent_after_it(make_bus: MakeBus) -> None:
+    bus, topic = make_bus(), unique("command")
+    heard, asker = Heard(bus, topic), make_bus(asks=True)
+    with pytest.raises(CommandTimeout):
+        asker.request(topic, command(), timeout=0.1)
+    asker.publish(topic, b"end")
+    wait_until(lambda: b"end" in heard.payloads)
+    assert len(heard.payloads) <= 3
+
+
+def test_a_request_that_was_accepted_and_never_carried_out_says_so(make_bus: MakeBus) -> None:
+    server = Server(make_bus(), Responder.accept)
+    with pytest.raises(CommandTimeout, match=r"was accepted but not carried out within 0\.2 s"):
+        make_bus(asks=True).request(server.topic, command(), timeout=0.2)
+
+
+def test_a_request_whose_asker_has_given_up_is_not_executed(make_bus: MakeBus) -> None:
+    bus = make_bus()
+    server, asker = Server(bus, done), make_bus(asks=True)
+    asker.publish(server.topic, command(timeout=-1), response_topic=unique("reply"), correlation=b"late")
+    in_time = command()
+    asker.request(server.topic, in_time, timeout=5)
+    assert server.taken == [in_time]
+
+
+@pytest.mark.parametrize("payload", [b"", b"no JSON", b"{}", b'{"event": "dance", "deadline": 1e12}', b"\xff\xfe"])
+def test_what_is_no_request_is_ignored(make_bus: MakeBus, payload: bytes) -> None:
+    server, asker = Server(make_bus(), done), make_bus(asks=True)
+    asker.publish(server.topic, payload, response_topic=unique("reply"), correlation=b"malformed")
+    asker.request(server.topic, command(), timeout=5)
+    assert len(server.taken) == 1
+
+
+def test_a_request_without_response_topic_is_not_executed(make_bus: MakeBus) -> None:
+    server, asker = Server(make_bus(), done), make_bus(asks=True)
+    asker.publish(server.topic, command())
+    asker.request(server.topic, command(), timeout=5)
+    assert len(server.taken) == 1
+
+
+def test_a_request_whose_handler_fails_is_answered_with_an_error(make_bus: MakeBus) -> None:
+    def fail(responder: Responder) -> None:
+        raise ZeroDivisionError
+
+    server = Server(make_bus(), fail)
+    reply = make_bus(asks=True).request(server.topic, command(), timeout=5)
+    assert reply.refusal is Refusal.FAILED
+    assert reply.error
+
+
+def test_many_requests_at_once_get_their_own_answers(make_bus: MakeBus) -> None:
+    bus, asker, topic = make_bus(), make_bus(asks=True), unique("command")
+    bus.serve(topic, Command, lambda request, responder: responder.reply(Reply(archive=str(request.iterations))))
+
+    def ask(number: int) -> str | None:
+        request = Command(event=CommandEvent.STEP, iterations=number, deadline=time.time() + 5)
+        return asker.request(topic, request, timeout=5).archive
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(1, 101))) == [str(number) for number in range(1, 101)]
+
+
+# -- the connection --------------------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_is_not_there_is_named_with_the_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    bus = Bus(BrokerAddress("127.0.0.1", port), "test", reply_topic="reply")
+    bus.start()
+    with pytest.raises(BusUnavailable, match=rf"The MQTT broker at 127.0.0.1:{port} cannot be reached: .*refused"):
+        bus.wait_until_connected(0.5)
+    with pytest.raises(BusUnavailable, match="no connection"):
+        bus.request("topic", command(), timeout=5)
+    bus.close()
+
+
+def test_a_broker_that_refuses_the_credentials_is_quoted(tmp_path: Path) -> None:
+    mosquitto = Mosquitto(tmp_path, "listener {port} 127.0.0.1\nallow_anonymous false\n")
+    mosquitto.start()
+    bus = Bus(
+        BrokerAddress(mosquitto.address.host, mosquitto.address.port, username="somebody", password="wr0ng"), "test"
+    )
+    bus.start()
+    with pytest.raises(BusUnavailable, match="Not authorized") as refusal:
+        bus.wait_until_connected(1)
+    bus.close()
+    mosquitto.stop()
+    assert "wr0ng" not in str(refusal.value) + repr(bus.broker)
+
+
+def test_a_broker_that_comes_late_is_found(tmp_path: Path) -> None:
+    mosquitto = Mosquitto(tmp_path)
+    bus = Bus(mosquitto.address, "test")
+    bus.start()
+    mosquitto.start()
+    bus.wait_until_connected(10)
+    bus.close()
+    mosquitto.stop()
+
+
+def test_client_ids_of_the_same_name_differ(broker: BrokerAddress) -> None:
+    assert Bus(broker, "test").client_id != Bus(broker, "test").client_id
+
+
+def test_small_packets_are_sent_at_once(make_bus: MakeBus) -> None:
+    sock = make_bus()._client.socket()
+    assert sock is not None
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_subscriptions_and_retained_states_survive_a_broker_that_forgot_them(
+    make_bus: MakeBus, fleeting_broker: Mosquitto
+) -> None:
+    bus, topic = make_bus(fleeting_broker.address), unique("state")
+    heard = Heard(bus, topic + "/subscribed")
+    bus.retain(topic, b"mine")
+    fleeting_broker.stop()
+    wait_until(lambda: not bus.is_connected)
+    fleeting_broker.start()
+    bus.wait_until_connected(10)
+    other = make_bus(fleeting_broker.address)
+    retained = Heard(other, topic)
+    other.publish(topic + "/subscribed", b"heard")
+    wait_until(lambda: heard.payloads == [b"heard"])
+    wait_until(lambda: b"mine" in retained.payloads)
+
+
+def test_the_newest_state_wins_over_older_ones_that_were_under_way_when_the_broker_went(
+    make_bus: MakeBus, fleeting_broker: Mosquitto
+) -> None:
+    bus, topic = make_bus(fleeting_broker.address), unique("state")
+    Heard(bus, unique("something"))
+    fleeting_broker.freeze()
+    for number in range(50):
+        bus.retain(topic, b"older %d" % number)
+    fleeting_broker.stop()
+    wait_until(lambda: not bus.is_connected)
+    bus.retain(topic, b"newest")
+    fleeting_broker.start()
+    bus.wait_until_connected(10)
+    meanwhile = Heard(make_bus(fleeting_broker.address), topic)
+    wait_until(lambda: b"newest" in meanwhile.payloads and not bus._client._out_messages)
+    afterwards = Heard(make_bus(fleeting_broker.address), topic)
+    wait_until(lambda: afterwards.payloads == [b"newest"])
+
+
+def test_what_is_published_at_qos_1_while_the_broker_is_away_arrives(
+    make_bus: MakeBus, fleeting_broker: Mosquitto
+) -> None:
+    bus, listener = make_bus(fleeting_broker.address), make_bus(fleeting_broker.address)
+    topic = unique("error")
+    heard = Heard(listener, topic)
+    fleeting_broker.stop()
+    wait_until(lambda: not bus.is_connected and not listener.is_connected)
+    # The listener must be back first: nobody keeps messages for who is away.
+    back = threading.Event()
+    listener._on_connected = back.set
+    late = Bus(fleeting_broker.address, "late")
+    for number in range(100):
+        late.publish(topic, b"%d" % number, qos=1)
+    fleeting_broker.start()
+    wait_until(back.is_set)
+    late.start()
+    wait_until(lambda: len(set(heard.payloads)) == 100)
+    late.close()
+    assert list(dict.fromkeys(heard.payloads)) == [b"%d" % number for number in range(100)]
+
+
+def test_a_request_goes_through_after_the_broker_came_back(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
+    server = Server(make_bus(fleeting_broker.address), done)
+    asker = make_bus(fleeting_broker.address, asks=True)
+    fleeting_broker.stop()
+    wait_until(lambda: not asker.is_connected)
+    fleeting_broker.start()
+    asker.wait_until_connected(10)
+    # The server may be back later than the asker: its time-outs are longer than a reconnect.
+    wait_until(lambda: _is_answered(asker, server.topic))
+
+
+def _is_answered(asker: Bus, topic: str) -> bool:
+    try:
+        return asker.request(topic, command(), timeout=0.5).state is SimulationState.STARTED
+    except CommandTimeout:
+        return False
+
+
+def test_who_is_told_of_a_connection_is_told_of_each(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
+    connections: list[None] = []
+    make_bus(fleeting_broker.address, on_connected=lambda: connections.append(None))
+    wait_until(lambda: len(connections) == 1)
+    fleeting_broker.stop()
+    fleeting_broker.start()
+    wait_until(lambda: len(connections) == 2)
+
+
+def test_publishing_never_blocks_while_the_broker_is_frozen(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus, topic = make_bus(fleeting_broker.address), unique("data")
+    fleeting_broker.freeze()
+    slowest = 0.0
+    for _ in range(2000):
+        start = time.perf_counter()
+        bus.publish(topic, bytes(10_000), qos=1)
+        slowest = max(slowest, time.perf_counter() - start)
+    fleeting_broker.thaw()
+    assert slowest < 1.0
+
+
+def test_closing_ends_within_its_time_while_the_broker_is_frozen(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus = make_bus(fleeting_broker.address)
+    fleeting_broker.freeze()
+    bus.retain(unique("state"), b"unheard")
+    start = time.monotonic()
+    bus.close(linger_s=0.2)
+    took = time.monotonic() - start
+    fleeting_broker.thaw()
+    assert took < 3.0
+
+
+def test_what_was_published_before_closing_arrives(broker: BrokerAddress, make_bus: MakeBus) -> None:
+    topic = unique("error")
+    heard = Heard(make_bus(), topic)
+    bus = make_bus()
+    for number in range(200):
+        bus.publish(topic, b"%d" % number, qos=number % 2)
+    bus.close()
+    wait_until(lambda: len(heard.payloads) == 200)
+
+
+def test_flushing_waits_for_what_has_to_be_acknowledged(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus, topic = make_bus(fleeting_broker.address), unique("state")
+    fleeting_broker.freeze()
+    bus.retain(topic, b"unacknowledged")
+    bus.publish(topic, b"without acknowledgement")
+    threading.Timer(0.4, fleeting_broker.thaw).start()
+    bus.flush(5)
+    assert not bus._client._out_messages
+
+
+KILLED = """
+import sys, threading
+from nrp_common.bus import BrokerAddress, Bus, Will
+bus = Bus(BrokerAddress("127.0.0.1", int(sys.argv[1])), "killed", will=Will(sys.argv[2], b"gone"))
+bus.retain(sys.argv[2], b"online")
+bus.start()
+threading.Event().wait()
+"""
+
+
+def test_the_last_will_of_a_killed_process_is_published_and_retained(broker: BrokerAddress, make_bus: MakeBus) -> None:
+    topic = unique("presence")
+    heard = Heard(make_bus(), topic)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(broker.port), topic])
+    wait_until(lambda: heard.payloads == [b"online"])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: heard.payloads == [b"online", b"gone"])
+    later = Heard(make_bus(), topic)
+    wait_until(lambda: later.payloads == [b"gone"])
+
+
+def test_a_goodbye_leaves_no_last_will(make_bus: MakeBus) -> None:
+    topic = unique("presence")
+    listener = make_bus()
+    heard, control = Heard(listener, topic), Heard(listener, topic + "/control")
+    make_bus(will=Will(topic, b"gone")).close()
+    make_bus().publish(topic + "/control", b"after")
+    wait_until(lambda: control.payloads)
+    assert heard.payloads == []
