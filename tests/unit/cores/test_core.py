@@ -1,0 +1,458 @@
+"""The calls of a core: what they return, which states they need and lead to, what a reset does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nrp_common.errors import CallNotAllowed, ConfigurationError, EngineFailed, EngineUnavailable, FunctionFailed
+from nrp_simserver.cores.embedded import NrpCore
+from tests.unit.cores.experiment import ENGINE, Experiment, forward, seen
+
+DONE_AT = """
+@SimulationIteration(keyword="iteration")
+@StatusFunction()
+def status(iteration):
+    point = JsonRawData()
+    point.data["iteration"] = iteration
+    return iteration in {iterations}, [point]
+"""
+
+FAILING = """
+class Script(EngineScript):
+    def initialize(self):
+        pass
+
+    def runLoop(self, timestep_ns):
+        raise ArithmeticError("the sum of all evils")
+
+    def shutdown(self):
+        seen.append("shut down")
+"""
+
+
+def inboxes() -> list[Any]:
+    return [inbox for _, _, inbox in seen]
+
+
+# -- initialize ------------------------------------------------------------------------------------------------------
+
+
+def test_initialize_returns_what_functions_ask_of_the_engines_in_order(experiment: Experiment) -> None:
+    ask = """
+    @EngineDataPack(keyword="b_out", id=DataPackIdentifier("out", "b"))
+    @EngineDataPack(keyword="a_out", id=DataPackIdentifier("out", "a"))
+    @EngineDataPack(keyword="a_inbox", id=DataPackIdentifier("inbox", "a"))
+    @TransceiverFunction("a")
+    def ask(a_out, a_inbox, b_out):
+        pass
+    """
+    source = ENGINE.replace('{"steps": 0}', '{"of": self._name}')
+    core = experiment.engine("b", source).engine("a", source).function("ask", ask).core()
+    assert core.initialize() == [{"of": "b"}, None, {"of": "a"}]
+
+
+def test_initialize_twice_is_not_allowed(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises(CallNotAllowed, match="Can't process request"):
+        core.initialize()
+
+
+def test_a_core_that_was_shut_down_can_be_initialised_again(experiment: Experiment) -> None:
+    core = experiment.engine("a").function("forward", forward("a", "a")).started()
+    core.run_loop(2)
+    core.shutdown()
+    assert core.initialize() == [{"steps": 0}]
+    seen.clear()
+    core.run_loop()
+    assert seen == [("a", 10_000_000, {"steps": 0})]
+
+
+def test_an_engine_that_nothing_here_can_run_is_named(experiment: Experiment) -> None:
+    experiment.configuration["EngineConfigs"] = [{"EngineName": "robot", "EngineType": "gazebo_grpc"}]
+    with pytest.raises(EngineUnavailable, match="'robot' is of type gazebo_grpc"):
+        experiment.core()
+
+
+# -- run_loop --------------------------------------------------------------------------------------------------------
+
+
+def test_run_loop_advances_by_smallest_timesteps(experiment: Experiment) -> None:
+    core = experiment.engine("quick").engine("slow", timestep=0.02).started()
+    assert core.timestep_ns == 10_000_000
+    assert core.run_loop() == (False, [])
+    core.run_loop(4)
+    assert core.time_ns == 50_000_000
+
+
+@pytest.mark.parametrize("iterations", [0, -1])
+def test_run_loop_of_no_steps_is_a_value_error(iterations: int, experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises(ValueError, match="at least 1"):
+        core.run_loop(iterations)
+    assert core.current_state() == "Initialized"
+    assert seen == []
+
+
+def test_run_loop_is_done_if_any_of_its_steps_was(experiment: Experiment) -> None:
+    core = experiment.engine("a").status(DONE_AT.format(iterations="[1]")).started()
+    done, trajectory = core.run_loop(3)
+    assert done
+    assert trajectory == [{"iteration": 0}, {"iteration": 1}, {"iteration": 2}]
+
+
+def test_the_trajectory_is_what_was_gathered_since_it_was_last_returned(experiment: Experiment) -> None:
+    core = experiment.engine("a").status(DONE_AT.format(iterations="[1, 3]")).started()
+    assert core.run_loop() == (False, [])
+    assert core.run_loop() == (True, [{"iteration": 0}, {"iteration": 1}])
+    assert core.run_loop(2) == (True, [{"iteration": 2}, {"iteration": 3}])
+
+
+def test_run_loop_before_initialize_is_not_allowed(experiment: Experiment) -> None:
+    with pytest.raises(CallNotAllowed, match="Created"):
+        experiment.engine("a").core().run_loop()
+
+
+def test_states_follow_the_calls(experiment: Experiment) -> None:
+    core = experiment.engine("a").core()
+    states = [core.current_state()]
+    for call in (core.initialize, core.run_loop, core.reset, core.shutdown):
+        call()
+        states.append(core.current_state())
+    assert states == ["Created", "Initialized", "Stopped", "Initialized", "Created"]
+
+
+# -- run_until_timeout -----------------------------------------------------------------------------------------------
+
+
+def test_run_until_timeout_ends_at_the_timeout(experiment: Experiment) -> None:
+    core = experiment.engine("a").started(SimulationTimeout=1)
+    assert core.run_until_timeout() == (False, True, [])
+    assert core.time_ns == 10**9
+    assert core.run_until_timeout() == (False, True, [])
+    assert core.time_ns == 10**9
+
+
+def test_fractions_of_a_second_count_in_a_timeout(experiment: Experiment) -> None:
+    core = experiment.engine("a").started(SimulationTimeout=0.05)
+    assert core.timeout_ns == 50_000_000
+    core.run_until_timeout()
+    assert core.time_ns == 50_000_000
+
+
+def test_a_timeout_of_0_is_none(experiment: Experiment) -> None:
+    core = experiment.engine("a").status(DONE_AT.format(iterations="[500]")).started(SimulationTimeout=0)
+    done, timed_out, trajectory = core.run_until_timeout()
+    assert (done, timed_out, len(trajectory)) == (True, False, 501)
+
+
+def test_done_in_the_last_step_is_done_and_timed_out(experiment: Experiment) -> None:
+    core = experiment.engine("a").status(DONE_AT.format(iterations="[4]")).started(SimulationTimeout=0.05)
+    assert core.run_until_timeout()[:2] == (True, True)
+
+
+# -- reset -----------------------------------------------------------------------------------------------------------
+
+
+def test_reset_hooks_see_the_old_time_and_datapacks_then_time_restarts(experiment: Experiment) -> None:
+    hook = """
+    def reset(self):
+        seen.append(("reset", self._time_ns, self._getDataPack("out")))
+"""
+    core = experiment.engine("a", ENGINE + hook).started()
+    core.run_loop(2)
+    core.reset()
+    core.run_loop()
+    assert seen[2:] == [("reset", 20_000_000, {"steps": 2}), ("a", 10_000_000, None)]
+    assert core.time_ns == 10_000_000
+
+
+def test_reset_drops_what_waits_and_what_is_cached_and_keeps_what_engines_hold(experiment: Experiment) -> None:
+    look = """
+    @EngineDataPack(keyword="out", id=DataPackIdentifier("out", "slow"))
+    @PreprocessedDataPack(keyword="made", id=DataPackIdentifier("made", "quick"))
+    @TransceiverFunction("quick")
+    def look(out, made):
+        seen.append(("made", made.isEmpty()))
+        for_slow = JsonDataPack("inbox", "slow")
+        for_slow.data["from"] = "before the reset"
+        return [for_slow]
+    """
+    make = """
+    @SimulationTime(keyword="time")
+    @PreprocessingFunction("quick")
+    def make(time):
+        return [JsonDataPack("made", "quick")] if time else []
+    """
+    experiment.engine("quick").engine("slow", timestep=0.03).function("make", make).function("look", look)
+    core = experiment.started()
+    core.run_loop(2)
+    assert core.reset() == [{"steps": 1}]  # the step that was under way when the reset came has ended
+    seen.clear()
+    core.run_loop()
+    assert seen[0] == ("made", True)
+
+
+def test_reset_restarts_the_iteration_counter_and_the_trajectory(experiment: Experiment) -> None:
+    core = experiment.engine("a").status(DONE_AT.format(iterations="[1]")).started()
+    core.run_loop()
+    core.reset()
+    assert core.run_loop(2) == (True, [{"iteration": 0}, {"iteration": 1}])
+
+
+def test_reset_returns_the_observations(experiment: Experiment) -> None:
+    core = experiment.engine("a").function("forward", forward("a", "a")).started()
+    core.run_loop(3)
+    assert core.reset() == [{"steps": 3}]
+
+
+# -- datapacks from outside ------------------------------------------------------------------------------------------
+
+
+def test_a_datapack_from_outside_arrives_once_at_the_next_start_and_stays(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    core.set_json_datapack("inbox", "a", {"k": 1})
+    core.run_loop(2)
+    core.set_json_datapack("inbox", "a", {"k": 2})
+    core.set_json_datapack("inbox", "a", {"k": 3})
+    core.run_loop()
+    assert inboxes() == [{"k": 1}, {"k": 1}, {"k": 3}]
+
+
+def test_a_datapack_for_an_engine_that_is_not_due_waits(experiment: Experiment) -> None:
+    core = experiment.engine("quick").engine("slow", timestep=0.03).started()
+    core.run_loop()
+    core.set_json_datapack("inbox", "slow", {"k": 1})
+    core.run_loop(3)
+    assert [inbox for engine, _, inbox in seen if engine == "slow"] == [None, {"k": 1}]
+
+
+def test_datapacks_handed_in_before_a_reset_reach_every_engine_named(experiment: Experiment) -> None:
+    core = experiment.engine("a").engine("b").started()
+    core.run_loop()
+    for name in ("a", "b"):
+        core.set_json_datapack("inbox", name, {"for": name})
+    core.reset()
+    seen.clear()
+    core.run_loop()
+    assert inboxes() == [{"for": "a"}, {"for": "b"}]
+
+
+def test_what_was_handed_in_is_a_copy(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    payload = {"list": [1]}
+    core.set_json_datapack("inbox", "a", payload)
+    payload["list"].append(2)
+    core.run_loop()
+    assert inboxes() == [{"list": [1]}]
+
+
+def test_a_datapack_for_an_unknown_engine_is_an_error_at_once(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises(ValueError, match="no engine 'b'; engines are: a"):
+        core.set_json_datapack("inbox", "b", {})
+
+
+def test_a_payload_without_a_json_form_is_an_error_at_once(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises(TypeError):
+        core.set_json_datapack("inbox", "a", {"k": object()})
+
+
+def test_a_protobuf_message_has_nobody_to_take_it(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises(EngineUnavailable, match="protobuf"):
+        core.set_proto_datapack("inbox", "a", object())
+
+
+# -- engines ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_script_knows_its_name_its_configuration_and_its_datapacks(experiment: Experiment) -> None:
+    experiment.engine(
+        "a",
+        """
+        class Script(EngineScript):
+            def initialize(self):
+                self._registerDataPack("p")
+                seen.append((self._getEngineName(), self._name, self._time_ns, self._getRegisteredDataPackNames()))
+                seen.append(self._config)
+        """,
+        EngineExtraConfigs={"weights": [0.5]},
+        OfMyOwn=1.5,
+    )
+    experiment.started()
+    assert seen[0] == ("a", "a", 0, ["p"])
+    assert seen[1]["EngineExtraConfigs"] == {"weights": [0.5]}
+    assert seen[1]["EngineTimestep"] == 0.01
+    assert seen[1]["OfMyOwn"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ('self._registerDataPack("p"); self._registerDataPack("p")', "'p' is registered already"),
+        ('self._getDataPack("q")', "'q' is not registered"),
+    ],
+)
+def test_datapacks_are_registered_once_before_they_are_read(
+    statement: str, message: str, experiment: Experiment
+) -> None:
+    experiment.engine("a", f"class Script(EngineScript):\n    def initialize(self):\n        {statement}\n")
+    core = experiment.core()
+    with pytest.raises(EngineFailed, match=message):
+        core.initialize()
+
+
+def test_a_datapack_that_was_never_set_is_null_and_not_empty(experiment: Experiment) -> None:
+    look = """
+    @EngineDataPack(keyword="inbox", id=DataPackIdentifier("inbox", "a"))
+    @TransceiverFunction("a")
+    def look(inbox):
+        seen.append((inbox.isEmpty(), inbox.data.json_type()))
+    """
+    experiment.engine("a").function("look", look).started().run_loop()
+    assert seen[0] == (False, "null")
+
+
+def test_a_datapack_that_an_engine_does_not_register_is_named(experiment: Experiment) -> None:
+    core = experiment.engine("a").function("forward", forward("a", "a").replace('"out"', '"nothing"')).core()
+    with pytest.raises(EngineFailed, match=r"'nothing', which a.py does not register \(registered are: inbox, out\)"):
+        core.initialize()
+
+
+@pytest.mark.parametrize("source", ["x = 1\n", "class Script:\n    pass\n", "Script = 1\n"])
+def test_an_engine_file_without_a_script_says_so(source: str, experiment: Experiment) -> None:
+    core = experiment.engine("a", source).core()
+    with pytest.raises(EngineFailed, match=r"a\.py defines no class Script"):
+        core.initialize()
+
+
+def test_engines_and_functions_run_in_the_experiments_folder(
+    experiment: Experiment, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    tell = "import os\n@TransceiverFunction('a')\ndef tell():\n    seen.append(os.getcwd())\n"
+    engine = "import os\nclass Script(EngineScript):\n    def runLoop(self, _):\n        seen.append(os.getcwd())\n"
+    experiment.engine("a", engine).function("tell", tell).started().run_loop()
+    assert seen == [str(experiment.folder)] * 2
+    assert Path.cwd() == elsewhere
+
+
+# -- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_failure_only_shutdown_is_left(experiment: Experiment) -> None:
+    core = experiment.engine("a", FAILING).started()
+    with pytest.raises(EngineFailed, match=r"ArithmeticError in a.py \(Line 9\): the sum of all evils"):
+        core.run_loop()
+    assert core.current_state() == "Failed"
+    for call in (core.run_loop, core.reset, core.run_until_timeout, core.initialize):
+        with pytest.raises(CallNotAllowed, match="Failed"):
+            call()
+    core.shutdown()
+    assert core.current_state() == "Created"
+    assert seen == ["shut down"]
+
+
+def test_shutdown_is_allowed_in_any_state_and_repeatedly(experiment: Experiment) -> None:
+    core = experiment.engine("a").core()
+    core.shutdown()
+    core.initialize()
+    core.shutdown()
+    core.shutdown()
+    assert core.current_state() == "Created"
+
+
+def test_all_engines_are_shut_down_even_when_one_fails_at_it(experiment: Experiment) -> None:
+    goodbye = "class Script(EngineScript):\n    def shutdown(self):\n        seen.append(self._name)\n        {}\n"
+    core = experiment.engine("a", goodbye.format("1 / 0")).engine("b", goodbye.format("pass")).started()
+    with pytest.raises(EngineFailed, match=r"ZeroDivisionError in a\.py"):
+        core.shutdown()
+    assert seen == ["a", "b"]
+
+
+@pytest.mark.parametrize("statement", ["import sys; sys.exit(3)", "raise SystemExit"])
+def test_an_engine_that_calls_exit_fails_and_ends_nothing_else(statement: str, experiment: Experiment) -> None:
+    source = f"class Script(EngineScript):\n    def runLoop(self, timestep_ns):\n        {statement}\n"
+    core = experiment.engine("a", source).started()
+    with pytest.raises(EngineFailed, match=r"SystemExit in a\.py"):
+        core.run_loop()
+
+
+class StoppedFromOutside(BaseException):
+    """As a simulation server raises it in the middle of a step."""
+
+
+def test_a_step_that_is_ended_from_outside_leaves_a_core_that_can_be_reset(experiment: Experiment) -> None:
+    experiment.engine("a", ENGINE + "        if self.steps == 2: raise seen[0]\n")
+    seen.append(StoppedFromOutside())
+    core = experiment.started()
+    core.run_loop()
+    with pytest.raises(StoppedFromOutside):
+        core.run_loop()
+    assert core.current_state() == "Stopped"
+    core.reset()
+    core.run_loop()
+    assert core.time_ns == 10_000_000
+
+
+def test_a_wrong_configuration_is_an_error_before_anything_starts(experiment: Experiment) -> None:
+    with pytest.raises(ConfigurationError):
+        experiment.engine("a").core(SimulationTimeout="soon")
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no file 'other\.json'"):
+        NrpCore(tmp_path, "other.json")
+
+
+def test_data_that_cannot_be_sent_names_the_engine_and_the_datapack(experiment: Experiment) -> None:
+    source = ENGINE.replace('{"steps": 0}', '{"steps": object()}')
+    core = experiment.engine("a", source).function("forward", forward("a", "a")).core()
+    with pytest.raises(EngineFailed, match="engine 'a': datapack 'out' cannot be sent: Object of type object"):
+        core.initialize()
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("return 5", "has to return a list of datapacks, it returned int"),
+        ("return [5]", "has to return datapacks, one of them is int"),
+        ("return [JsonDataPack('x', 'nobody')]", "returned datapack 'x' for engine 'nobody', which does not exist"),
+        ("given.data['n'] = {}; given.data['n']['o'] = object(); given.engine_name = 'a'; return [given]", "cannot be"),
+    ],
+)
+def test_a_function_that_returns_what_it_must_not_is_named(
+    statement: str, message: str, experiment: Experiment
+) -> None:
+    source = forward("a", "a").replace('out = JsonDataPack("inbox", "a")', statement)
+    core = experiment.engine("a").function("forward", source).started()
+    with pytest.raises(FunctionFailed, match=message) as failure:
+        core.run_loop()
+    assert "forward.py (Line" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("True", r"has to return \(done, \[JsonRawData, ...\]\)"),
+        ("(True, [5])", "has to return a list of JsonRawData, one of them is int"),
+    ],
+)
+def test_a_status_function_that_returns_what_it_must_not_is_named(
+    result: str, message: str, experiment: Experiment
+) -> None:
+    core = experiment.engine("a").status(f"@StatusFunction()\ndef status():\n    return {result}\n").started()
+    with pytest.raises(FunctionFailed, match=message):
+        core.run_loop()
+
+
+def test_a_datapack_goes_out_as_strict_json(experiment: Experiment) -> None:
+    source = ENGINE.replace('{"steps": 0}', '{"steps": float("nan")}')
+    core = experiment.engine("a", source).function("forward", forward("a", "a")).core()
+    assert json.dumps(core.initialize(), allow_nan=False) == '[{"steps": null}]'
