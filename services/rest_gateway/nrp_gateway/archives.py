@@ -15,6 +15,7 @@ from nrp_common.storage_client import StorageClient
 from nrp_common.topics import Topics
 from nrp_gateway.catalogue import SimulationRecord
 from nrp_gateway.errors import NotThere, Unreachable
+from nrp_gateway.presences import Presences
 
 COLLECTED_WITHIN_S: Final = 25.0
 """The launcher has to zip and upload first."""
@@ -28,12 +29,14 @@ class Archives:
 
     Args:
         bus: to ask launchers for what is not stored yet.
+        presences: of launchers.
         topics: of this installation.
         storage: where archives are stored, or the folder of this gateway's own storage.
     """
 
-    def __init__(self, bus: Bus, topics: Topics, storage: StorageClient | Path) -> None:
+    def __init__(self, bus: Bus, presences: Presences, topics: Topics, storage: StorageClient | Path) -> None:
         self._bus = bus
+        self._presences = presences
         self._topics = topics
         self._storage = storage
 
@@ -42,7 +45,9 @@ class Archives:
 
         Raises:
             NotThere: there is nothing.
-            Unreachable: the launcher that has it does not answer.
+            Unreachable: the launcher that has it is not there, or cannot hand it out.
+            CommandTimeout: the launcher that has it does not answer.
+            BusUnavailable: the broker cannot be reached.
             StorageError: the storage does not give it.
         """
         stored = record.logs if kind is ArchiveKind.LOGS else record.results
@@ -61,6 +66,8 @@ class Archives:
         return _pieces(self._storage / checked_experiment_id(experiment_id) / name)
 
     def _collect(self, record: SimulationRecord, kind: ArchiveKind) -> str | None:
+        if self._bus.is_connected and not self._presences.has_launcher(record.launcher):
+            raise Unreachable(f"The launcher '{record.launcher}', which has the {kind}, is not connected")
         request = Collect(simulation_id=record.id, kind=kind, deadline=time.time() + COLLECTED_WITHIN_S)
         try:
             reply = self._bus.request(self._topics.collect(record.launcher), request, timeout=COLLECTED_WITHIN_S)

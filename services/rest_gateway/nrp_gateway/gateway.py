@@ -69,7 +69,7 @@ class Gateway:
             settings.secret_key.get_secret_value(),
         )
         self.commands = Commands(self.mirror, self.presences, self._caretaker, self.bus, self.topics)
-        self.archives = Archives(self.bus, self.topics, storage or settings.experiments)
+        self.archives = Archives(self.bus, self.presences, self.topics, storage or settings.experiments)
 
     def start(self) -> None:
         """Bring the catalogue up to date, listen to the bus; the broker may come later.
