@@ -27,7 +27,7 @@ class _Word(Protocol):
     """A part of a generator's state that tells whether it was used."""
 
     @property
-    def value(self) -> Any:
+    def raw(self) -> Any:
         """The part, as it is now."""
 
 
@@ -38,7 +38,7 @@ class _Whole:
         self._state = state
 
     @property
-    def value(self) -> Any:
+    def raw(self) -> Any:
         return self._state()
 
 
@@ -49,18 +49,18 @@ class Generator(ABC):
     has drawn from. The first draw makes that its own.
 
     Attributes:
-        word: its `value` differs from `mark` once the present occupant has used the generator.
+        word: its `raw` differs from `mark` once the present occupant has used the generator.
         mark: the value at the beginning of the occupant's turn.
     """
 
     def __init__(self) -> None:
         self._neutral: Any = None
         self.word: _Word = self.find_word()
-        self.mark: Any = self.word.value
+        self.mark: Any = self.word.raw
 
     @abstractmethod
     def find_word(self) -> _Word:
-        """Something whose `value` is another one after every draw of a new word, and after seeding."""
+        """Something whose `raw` is another one after every draw of a new word, and after seeding."""
 
     @abstractmethod
     def save(self) -> Any:
@@ -84,7 +84,7 @@ class Generator(ABC):
         if self in states:
             # Compared with nothing, for the second of a pair of normal deviates is drawn without a new word.
             states[self] = self.save()
-        elif self.word.value != self.mark:
+        elif self.word.raw != self.mark:
             states[self] = self.save()
             self._neutral = None  # it was drawn from: nobody else may find it so
         if self in next_states:
@@ -92,7 +92,7 @@ class Generator(ABC):
         else:
             self._load_neutral()
         self.word = self.find_word()
-        self.mark = self.word.value
+        self.mark = self.word.raw
 
     def _load_neutral(self) -> None:
         if self._neutral is None:
@@ -119,8 +119,8 @@ class StandardGenerator(Generator):
         return ctypes.string_at(self._address, _MT19937_BYTES) == struct.pack("=i624I", place, *words)
 
     def find_word(self) -> _Word:
-        """The place of the next word and the first word, in one number."""
-        return ctypes.c_uint64.from_address(self._address) if self._in_memory else _Whole(self._instance.getstate)
+        """The place of the next word and the first two words, of which seeding always makes the first the same."""
+        return (ctypes.c_char * 12).from_address(self._address) if self._in_memory else _Whole(self._instance.getstate)
 
     def save(self) -> Any:
         """The block of memory and the second value of the last pair of normal deviates."""
@@ -177,11 +177,11 @@ class NumpyGenerator(Generator):
         return int(bits.ctypes.state_address)
 
     def find_word(self) -> _Word:
-        """The last word and the place of the next one, in one number."""
+        """The last word and the place of the next one."""
         address = self._address()
         if not address:
             return _Whole(lambda: repr(self._instance.get_state(legacy=False)))
-        return ctypes.c_uint64.from_address(address + _MT19937_BYTES - 8)
+        return (ctypes.c_char * 8).from_address(address + _MT19937_BYTES - 8)
 
     def save(self) -> Any:
         """The blocks of memory."""

@@ -116,7 +116,7 @@ class Surroundings:
         if present.environment or occupant.environment:
             self._replace_environment(occupant.environment)
         for generator in self._generators:
-            if self._generators_in_use or generator.word.value != generator.mark:
+            if self._generators_in_use or generator.word.raw != generator.mark:
                 self._generators_in_use = True
                 generator.hand_over(present.generators, occupant.generators)
         self._present = occupant

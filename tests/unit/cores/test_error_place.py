@@ -1,0 +1,97 @@
+"""Where in an experiment's own files an exception is said to come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nrp_common.errors import EngineFailed
+from nrp_simserver.cores.error_place import ErrorPlace, locate
+
+
+def place_of(folder: Path, source: str, file: str = "script.py") -> ErrorPlace:
+    """Where the error of this file of an experiment in `folder` is located."""
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source)
+    try:
+        exec(compile(source, str(path), "exec"), {"__name__": "script"})
+    except BaseException as error:  # noqa: BLE001  whatever it raises is what is looked at
+        return locate(error, folder)
+    raise AssertionError("it raised nothing")
+
+
+def test_the_deepest_frame_inside_the_experiment_is_found(tmp_path: Path) -> None:
+    place = place_of(tmp_path, "import json\n\ndef read():\n    json.loads('{')\n\nread()\n")
+    assert (place.file, place.line, place.text, place.offset) == ("script.py", 4, "json.loads('{')", -1)
+    assert place.describe().startswith("JSONDecodeError in script.py (Line 4): Expecting property name")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "1 / 0",
+        "{}['k']",
+        "[][0]",
+        "raise ValueError",
+        "raise KeyboardInterrupt",
+        "undefined",
+        "import undefined_module",
+    ],
+)
+def test_every_exception_has_a_place(statement: str, tmp_path: Path) -> None:
+    place = place_of(tmp_path, f"# a comment\n{statement}\n")
+    assert (place.file, place.line, place.text) == ("script.py", 2, statement)
+
+
+def test_a_syntax_error_has_its_own_place_and_column(tmp_path: Path) -> None:
+    place = place_of(tmp_path, "x = 1\ny = (2\n")
+    assert (place.file, place.line, place.text, place.offset) == ("script.py", 2, "y = (2", 5)
+
+
+def test_a_syntax_error_in_an_imported_file_is_that_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "neighbour_with_fault.py").write_text("def f(:\n")
+    place = place_of(tmp_path, "import neighbour_with_fault\n")
+    assert (place.file, place.line) == ("neighbour_with_fault.py", 1)
+
+
+def test_files_in_subfolders_are_named_by_their_path(tmp_path: Path) -> None:
+    assert place_of(tmp_path, "1 / 0\n", "engines/brain.py").file == "engines/brain.py"
+
+
+def test_an_error_while_another_was_handled_is_the_one_that_counts(tmp_path: Path) -> None:
+    place = place_of(tmp_path, "try:\n    1 / 0\nexcept ZeroDivisionError:\n    {}['k']\n")
+    assert (place.line, type(place.error)) == (4, KeyError)
+
+
+def test_what_the_core_wraps_around_an_exception_is_looked_through(tmp_path: Path) -> None:
+    def raise_wrapped() -> None:
+        try:
+            exec(compile("1 / 0", str(tmp_path / "engine.py"), "exec"))
+        except ZeroDivisionError as error:
+            raise EngineFailed("an engine failed") from error
+
+    (tmp_path / "engine.py").write_text("1 / 0")
+    place = locate(error_of(raise_wrapped), tmp_path)
+    assert (place.file, place.line, type(place.error)) == ("engine.py", 1, ZeroDivisionError)
+
+
+def test_an_error_outside_of_the_experiment_has_no_place(tmp_path: Path) -> None:
+    place = locate(error_of(lambda: int("x")), tmp_path)
+    assert (place.file, place.line, place.text) == ("", 0, "")
+    assert place.describe() == "ValueError: invalid literal for int() with base 10: 'x'"
+
+
+def test_a_file_without_a_source_is_not_the_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = place_of(tmp_path, "exec(compile('1 / 0', 'numpy/random/mtrand.pyx', 'exec'))\n")
+    assert place.file == "script.py"
+
+
+def error_of(call: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as raised:
+        call()
+    return raised.value
