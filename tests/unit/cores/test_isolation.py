@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nrp_simserver.cores.embedded import generators
 from tests.unit.cores.experiment import Experiment, seen
 
 DRAWING = """
@@ -185,3 +186,18 @@ def test_an_engine_has_the_environment_variables_that_it_asks_for(
     experiment.engine("c", source, EngineEnvParams={"OWN": "2"}).started().run_loop(2)
     assert seen == [("a=b", "1"), ("outside", None), ("outside", "2")] * 2
     assert (os.environ["SHARED"], os.environ.get("OWN")) == ("outside", None)
+
+
+def test_generators_are_kept_apart_also_where_their_memory_cannot_be_looked_at(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generators.StandardGenerator, "_lies_as_expected", lambda self: False)
+    monkeypatch.setattr(generators.NumpyGenerator, "_find_normal", lambda self: 0)
+    for kind in GENERATORS:
+        seen.clear()
+        experiment.configuration.clear()
+        core = experiment.engine("a", drawing(kind, 1)).engine("b", drawing(kind, 2)).started()
+        core.run_loop(5)
+        core.shutdown()
+        for name, seed in (("a", 1), ("b", 2)):
+            assert [value for engine, value in seen if engine == name] == drawn_alone(kind, seed, 5)
