@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from datetime import datetime
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
@@ -184,8 +185,7 @@ class StorageClient:
 
     def with_token(self, token: str | None) -> Self:
         """The same storage for another caller; both share their connections."""
-        other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
+        other = copy(self)
         other._token = token
         return other
 
@@ -300,8 +300,10 @@ class StorageClient:
         try:
             with response:
                 yield from response.iter_content(CHUNK)
-        except requests.RequestException as error:
+        except requests.Timeout as error:
             raise self._unavailable("GET", place, error) from error
+        except requests.RequestException as error:
+            raise _CutOff(str(self._unavailable("GET", place, error))) from error
 
     # -- clones --------------------------------------------------------------------------------------------------------
 
@@ -366,9 +368,9 @@ class StorageClient:
                 raise
 
     def _fetch(self, experiment_id: str, file: StoredFile, target: Path, known: ExperimentCache | None) -> None:
-        pieces = self.open(experiment_id, file.name)
-        with target.open("wb") as opened:
-            opened.writelines(pieces)
+        for attempt in self._attempts(_CutOff):
+            with attempt, target.open("wb") as opened:
+                opened.writelines(self.open(experiment_id, file.name))
         _keep_time(file, target)
         if known is not None and file.version is not None:
             known.add(file.name, file.version, target)
@@ -383,19 +385,17 @@ class StorageClient:
         body = arguments.get("data")
         start = body.tell() if body is not None and hasattr(body, "tell") else None
         try:
-            for attempt in stamina.retry_context(
-                on=_may_pass,
-                attempts=None if repeat and self._retry_for_s else 1,
-                timeout=self._retry_for_s or None,
-                wait_initial=0.05,
-                wait_max=2.0,
-                wait_jitter=0.05,
-            ):
+            for attempt in self._attempts(_may_pass, repeat=repeat):
                 with attempt:
                     if body is not None and start is not None:
                         body.seek(start)
                     response = self._session.request(
-                        method, self.base_url + place.url, auth=self._authorize, timeout=self._timeout, **arguments
+                        method,
+                        self.base_url + place.url,
+                        auth=self._authorize,
+                        timeout=self._timeout,
+                        allow_redirects=method == "GET",  # anything else would be repeated as a GET
+                        **arguments,
                     )
                     if response.status_code in RESTARTING:
                         response.close()
@@ -403,6 +403,18 @@ class StorageClient:
         except (requests.RequestException, _Restarting) as error:
             raise self._unavailable(method, place, error) from error
         return response
+
+    def _attempts(
+        self, on: type[Exception] | Callable[[Exception], bool], *, repeat: bool = True
+    ) -> Iterable[stamina.Attempt]:
+        return stamina.retry_context(
+            on=on,
+            attempts=None if repeat and self._retry_for_s else 1,
+            timeout=self._retry_for_s or None,
+            wait_initial=0.05,
+            wait_max=2.0,
+            wait_jitter=0.05,
+        )
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         # Without a callable, requests would take a password from ~/.netrc and drop the token for it.
@@ -414,7 +426,7 @@ class StorageClient:
 
     def _checked(self, response: requests.Response, method: str, place: _Place) -> requests.Response:
         status = response.status_code
-        if response.ok:
+        if response.ok and not response.is_redirect:
             return response
         with response:
             if status in (HTTPStatus.UNAUTHORIZED, UNKNOWN_TOKEN):
@@ -449,6 +461,10 @@ class StorageClient:
 
 class _Restarting(Exception):
     """A reverse proxy says that the server behind it is away."""
+
+
+class _CutOff(StorageUnavailable):
+    """The connection was lost in the middle of a file."""
 
 
 class _KeptAliveAdapter(HTTPAdapter):

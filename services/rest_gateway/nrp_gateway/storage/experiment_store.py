@@ -234,7 +234,7 @@ class ExperimentStore:
         place = self._experiment(experiment_id) / checked_path(path)
         if len(os.fsencode(place)) > LONGEST_PATH:
             raise InvalidName(f"'{path[:80]}...' is no name of a file: it is too long")
-        if Path(os.path.realpath(place)) != place:
+        if Path(os.path.realpath(place)) != place or place.is_symlink():  # the latter: one to itself
             raise InvalidName(f"'{path[:80]}' leads over a symbolic link, which is not followed")
         return place
 

@@ -223,7 +223,8 @@ def _add_writing_routes(blueprint: APIBlueprint, store: ExperimentStore) -> None
 
 
 def _content_length() -> int:
-    if request.content_length is None and "Transfer-Encoding" in request.headers:
+    is_chunked = request.content_length is None and "Transfer-Encoding" in request.headers
+    if is_chunked and request.stream.read(1):  # Python's requests sends empty files so, too
         raise LengthRequired
     return request.content_length or 0
 
