@@ -59,6 +59,14 @@ def test_defaults_of_the_data_transfer_engine_are_those_of_nrp_core(tmp_path: Pa
     assert transfer.protobuf_packages == ["Dump"]
 
 
+@pytest.mark.parametrize("field", ["ProcEnvParams", "EnvParams"])
+def test_an_external_process_has_environment_variables(field: str, tmp_path: Path) -> None:
+    (process,) = load(
+        tmp_path, simulation(ExternalProcesses=[{"ProcCmd": "roscore", field: ["A=1=2"]}])
+    ).external_processes
+    assert process.environment_variables() == {"A": "1=2"}
+
+
 def test_the_loops_step_is_the_smallest_timestep(tmp_path: Path) -> None:
     second = {**ENGINE, "EngineName": "b", "EngineTimestep": 0.003}
     assert load(tmp_path, {"EngineConfigs": [ENGINE, second], "SimulationTimestep": 1}).timestep_ns == 3_000_000

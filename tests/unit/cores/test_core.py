@@ -452,6 +452,43 @@ def test_a_status_function_that_returns_what_it_must_not_is_named(
         core.run_loop()
 
 
+def test_an_engine_whose_method_cannot_be_called_is_named(experiment: Experiment) -> None:
+    core = experiment.engine("a", "class Script(EngineScript):\n    def runLoop(self):\n        pass\n").started()
+    with pytest.raises(EngineFailed, match=r"engine 'a': TypeError: Script\.runLoop\(\) takes 1 positional argument"):
+        core.run_loop()
+
+
+@pytest.mark.parametrize("decorator", ["TransceiverFunction", "PreprocessingFunction"])
+def test_data_of_a_function_that_has_no_json_form_names_function_and_datapack(
+    decorator: str, experiment: Experiment
+) -> None:
+    source = f"""
+    @{decorator}("a")
+    def f():
+        out = JsonDataPack("inbox", "a")
+        out.data["nested"] = {{}}
+        out.data["nested"]["object"] = object()
+        return [out]
+    """
+    core = experiment.engine("a").function("f", source).started()
+    with pytest.raises(FunctionFailed, match=r"f\.py \(Line 5\): function 'f' returned datapack 'inbox', which cannot"):
+        core.run_loop()
+
+
+def test_a_trajectory_that_has_no_json_form_names_the_function(experiment: Experiment) -> None:
+    source = """
+    @StatusFunction()
+    def f():
+        point = JsonRawData()
+        point.data["nested"] = []
+        point.data["nested"].append(object())
+        return False, [point]
+    """
+    core = experiment.engine("a").status(source).started()
+    with pytest.raises(FunctionFailed, match="function 'status' returned data that cannot be sent"):
+        core.run_loop()
+
+
 def test_a_datapack_goes_out_as_strict_json(experiment: Experiment) -> None:
     source = ENGINE.replace('{"steps": 0}', '{"steps": float("nan")}')
     core = experiment.engine("a", source).function("forward", forward("a", "a")).core()

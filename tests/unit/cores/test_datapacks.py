@@ -152,6 +152,33 @@ def test_what_a_function_gets_is_changed_for_itself_only() -> None:
     assert second.data["nested"] == [1]
 
 
+def test_data_is_looked_into_like_a_dict_or_a_list() -> None:
+    assert "k" in data({"k": 1})
+    assert list(data({"b": 1, "a": 2})) == ["a", "b"]
+    assert 2 in data([1, 2])
+    assert 1 not in data(1)
+    assert data({"k": [1]}) == {"k": [1]}
+    assert data([1]) == data([1])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"b": [1, None, True], "a": "é\n"}, '{"a":"é\\n","b":[1,null,true]}'),
+        (1.0, "1.0"),
+        (0.1, "0.1"),
+        (5e-324, "5e-324"),
+        (123456789012345.0, "123456789012345.0"),
+        (1234567890123456.0, "1.234567890123456e+15"),
+        (-1e15, "-1e+15"),
+        (1e16, "1e+16"),
+        ([float("nan"), float("-inf")], "[null,null]"),
+    ],
+)
+def test_text_is_that_of_the_original(value: object, text: str) -> None:
+    assert str(data(value)) == text
+
+
 def test_an_empty_datapack_says_so_and_has_no_data() -> None:
     empty = EmptyDataPack("camera", "robot")
     assert empty.isEmpty()

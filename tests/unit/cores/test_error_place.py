@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nrp_common.errors import EngineFailed
+from nrp_common.errors import ConfigurationError, EngineFailed, FunctionFailed
 from nrp_simserver.cores.error_place import ErrorPlace, locate
 
 
@@ -77,6 +77,32 @@ def test_what_the_core_wraps_around_an_exception_is_looked_through(tmp_path: Pat
     (tmp_path / "engine.py").write_text("1 / 0")
     place = locate(error_of(raise_wrapped), tmp_path)
     assert (place.file, place.line, type(place.error)) == ("engine.py", 1, ZeroDivisionError)
+
+
+def test_an_error_about_a_file_has_its_place_there_whoever_made_the_call(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("# a function\n@TransceiverFunction('nobody')\n")
+
+    def script() -> None:
+        (tmp_path / "script.py").write_text("run_loop()")
+        exec(compile("run_loop()", str(tmp_path / "script.py"), "exec"), {"run_loop": fail})
+
+    def fail() -> None:
+        raise FunctionFailed("linked to nobody", file="f.py", line=2)
+
+    place = locate(error_of(script), tmp_path)
+    assert (place.file, place.line, place.text) == ("f.py", 2, "@TransceiverFunction('nobody')")
+
+
+def test_an_error_about_a_file_that_is_missing_names_it(tmp_path: Path) -> None:
+    place = locate(ConfigurationError("there is none", file="simulation_config.json"), tmp_path)
+    assert (place.file, place.line, place.text) == ("simulation_config.json", 0, "")
+
+
+def test_an_engines_error_without_a_place_still_names_the_engine(tmp_path: Path) -> None:
+    error = EngineFailed("engine 'a': TypeError: runLoop() takes 1 positional argument")
+    error.__cause__ = TypeError("runLoop() takes 1 positional argument")
+    place = locate(error, tmp_path)
+    assert (place.error, place.file) == (error, "")
 
 
 def test_an_error_outside_of_the_experiment_has_no_place(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nrp_common.errors import EngineFailed, FunctionFailed
+from nrp_common.errors import EngineFailed, ExperimentError, FunctionFailed
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class ErrorPlace:
 def locate(error: BaseException, folder: Path) -> ErrorPlace:
     """Find the deepest line inside the experiment's own files that `error` went through.
 
-    Errors that the core wraps around an exception of the user's are looked through. If `error` itself never passed a
-    file of the experiment, what caused it is searched, then what was being handled when it was raised.
+    Errors that the core wraps around an exception of the user's are looked through; those that it raises itself, about
+    a file of the experiment, have that file's place, not that of the call that was under way. If `error` itself never
+    passed a file of the experiment, what caused it is searched, then what was being handled when it was raised.
 
     Args:
         error: an exception that was raised.
         folder: the experiment's folder.
     """
     folder = folder.resolve()
-    chain = list(_chain(error))
-    for candidate in chain:
+    for candidate in _chain(error):
         place = _place_of(candidate, folder)
         if place is not None:
             return place
-    return ErrorPlace(chain[0])
+    return ErrorPlace(error)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -74,6 +74,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _place_of(error: BaseException, folder: Path) -> ErrorPlace | None:
+    if isinstance(error, ExperimentError) and error.file:
+        text = linecache.getline(str(folder / error.file), error.line).strip()
+        return ErrorPlace(error, error.file, error.line, text)
     if isinstance(error, SyntaxError) and error.filename:
         file = _inside(error.filename, folder)
         if file is not None:
@@ -85,10 +88,6 @@ def _place_of(error: BaseException, folder: Path) -> ErrorPlace | None:
         file = _inside(filename, folder)
         if file is not None:
             return ErrorPlace(error, file, line, linecache.getline(filename, line, frame.f_globals).strip())
-    if isinstance(error, EngineFailed | FunctionFailed) and error.file:
-        return ErrorPlace(
-            error, error.file, error.line, linecache.getline(str(folder / error.file), error.line).strip()
-        )
     return None
 
 

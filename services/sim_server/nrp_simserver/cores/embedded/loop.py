@@ -230,7 +230,7 @@ class Loop:
             try:
                 self.trajectory.append(data.sent())
             except (TypeError, RuntimeError) as error:
-                raise misuse(function, f"returned data which cannot be sent: {error}") from error
+                raise misuse(function, f"returned data that cannot be sent: {error}") from error
         return bool(done)
 
     # -- preparation ---------------------------------------------------------------------------------------------------

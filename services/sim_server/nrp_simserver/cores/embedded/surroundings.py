@@ -125,7 +125,7 @@ class Surroundings:
         """The present occupant has imported something: what is of the experiment's folder is its own."""
         self._present.modules = {
             name: module
-            for name, module in sys.modules.items()
+            for name, module in sys.modules.copy().items()  # other threads may be importing
             if not name.startswith(_SCRIPT) and self._is_own(module)
         }
         self._known_modules = len(sys.modules)
