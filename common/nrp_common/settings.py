@@ -7,14 +7,24 @@ are understood.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nrp_common.bus import BrokerAddress
 from nrp_common.errors import SettingsError
 from nrp_common.topics import Topics
+
+MQTT_PORT: Final = 1883
+
+
+def _check_prefix(prefix: str) -> str:
+    if any(character in prefix for character in "+#\0"):
+        raise ValueError(f"'{prefix}' cannot start a topic: it holds a wildcard")
+    return prefix.strip("/")
 
 
 class CommonSettings(BaseSettings):
@@ -26,7 +36,7 @@ class CommonSettings(BaseSettings):
 
     mqtt_broker_address: str = "localhost:1883"
     """`host` or `host:port` of the broker."""
-    mqtt_prefix: str = ""
+    mqtt_prefix: Annotated[str, AfterValidator(_check_prefix)] = ""
     """Put before all topics, so that several installations can share a broker."""
     mqtt_username: str | None = None
     mqtt_password: SecretStr | None = None
@@ -42,8 +52,8 @@ class CommonSettings(BaseSettings):
     """Shared by gateways and launchers: encrypts users' tokens on the bus. A Fernet key, or any text."""
     data_directory: Path = Path("data")
     """Where the service keeps what must survive a restart."""
-    log_format: str = "console"
-    """`json` or `console`."""
+    log_format: Literal["json", "console"] = "console"
+    """One JSON object a line, or text for people."""
 
     @model_validator(mode="after")
     def _understand_old_names(self) -> Self:
@@ -56,14 +66,18 @@ class CommonSettings(BaseSettings):
         """The broker as the bus wants it.
 
         Raises:
-            SettingsError: the address has a port that is no number.
+            SettingsError: there is no such address.
         """
-        host, _, port = self.mqtt_broker_address.partition(":")
-        if port and not port.isdecimal():
-            raise SettingsError(f"NRP_MQTT_BROKER_ADDRESS: '{port}' in '{self.mqtt_broker_address}' is no port number")
+        try:
+            address = urlsplit(f"//{self.mqtt_broker_address}")
+            host, port = address.hostname, address.port
+        except ValueError:  # the port is no number, or too large
+            host = port = None
+        if host is None or address.netloc != self.mqtt_broker_address:
+            raise SettingsError(f"NRP_MQTT_BROKER_ADDRESS: '{self.mqtt_broker_address}' is no host or host:port")
         return BrokerAddress(
             host=host,
-            port=int(port or 1883),
+            port=port or MQTT_PORT,
             username=self.mqtt_username,
             password=self.mqtt_password.get_secret_value() if self.mqtt_password else None,
             tls=self.mqtt_tls,
@@ -73,7 +87,7 @@ class CommonSettings(BaseSettings):
     @property
     def topics(self) -> Topics:
         """The topics of this installation."""
-        return Topics(self.mqtt_prefix.strip("/"))
+        return Topics(self.mqtt_prefix)
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -85,8 +99,13 @@ class CommonSettings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            faults = "; ".join(
-                f"{cls.model_config.get('env_prefix', '')}{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
-                for fault in error.errors()
-            )
-            raise SettingsError(faults) from error
+            raise SettingsError("; ".join(cls._described(fault) for fault in error.errors())) from error
+
+    @classmethod
+    def _described(cls, fault: ErrorDetails) -> str:
+        message = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:  # several settings contradict each other: the message names them
+            return message
+        name = str(fault["loc"][0])
+        is_field = name in cls.model_fields  # else it is the variable's whole name
+        return f"{cls.model_config['env_prefix'] + name.upper() if is_field else name}: {message}"
