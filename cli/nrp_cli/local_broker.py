@@ -161,6 +161,9 @@ def _plan_embedded(wishes: PortWishes, folder: Path) -> LocalBroker:
 
 
 if __name__ == "__main__":
+    import logging
+
     from iotcore import IotCoreBroker
 
+    logging.getLogger("rumqttd.router").setLevel(logging.CRITICAL)  # it logs each message that it carries as an error
     IotCoreBroker(config_path=sys.argv[1]).run_forever()

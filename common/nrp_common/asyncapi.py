@@ -110,7 +110,7 @@ CHANNELS = (
     ),
     Channel(
         _topics.command(_ID),
-        "Lifecycle commands; answered on the request's response topic.",
+        "Lifecycle commands; answered on the topic in `reply_to`.",
         "gateway",
         "simulation server, launcher",
         0,
@@ -155,7 +155,7 @@ CHANNELS = (
     ),
     Channel(
         _topics.reply("{gateway}"),
-        "Answers to a gateway's requests, by correlation data.",
+        "Answers to a gateway's requests, told apart by `correlation`.",
         "simulation server, launcher",
         "gateway",
         0,

@@ -10,7 +10,9 @@ What a caller may rely on:
   correlation is answered again, never executed again; a request whose asker has given up is not executed at all.
 - Handlers run one after another in the bus's own thread, never in the network's: they may take a lock, not long.
 
-MQTT 5 says what is used here in 4.10 (request and response), 3.3.2.3.3 (message expiry) and 3.1.2.5 (last will).
+Nothing is published with MQTT 5 properties, such as those for request and response (MQTT 5, 4.10), but answers to who
+used them: the embedded broker (rumqttd 0.20) drops each MQTT 3.1.1 client that a message with properties comes to, and
+frontends are such clients and subscribe to everything. So request and reply say in their payloads whom to answer.
 """
 
 from __future__ import annotations
@@ -96,13 +98,32 @@ class Will:
     payload: bytes
 
 
+@dataclass(frozen=True)
+class _Asker:
+    """Where the answers to a request go, and how they are told from others: as the request said it.
+
+    Requests of this module say it in their payload. Others may say it in MQTT 5 properties, and are answered likewise.
+    """
+
+    topic: str
+    correlation: str | bytes
+
+    @classmethod
+    def of(cls, request: Request, message: mqtt.MQTTMessage) -> _Asker | None:
+        """Who asks, None when nobody waits for an answer."""
+        if request.reply_to and request.correlation:
+            return cls(request.reply_to, request.correlation)
+        topic = getattr(message.properties, "ResponseTopic", None)
+        correlation = getattr(message.properties, "CorrelationData", None)
+        return None if topic is None or correlation is None else cls(topic, correlation)
+
+
 class Responder:
     """Answers one request. May be handed to another thread."""
 
-    def __init__(self, bus: Bus, response_topic: str, correlation: bytes) -> None:
+    def __init__(self, bus: Bus, asker: _Asker) -> None:
         self._bus = bus
-        self._response_topic = response_topic
-        self._correlation = correlation
+        self._asker = asker
         self._latest: Reply | None = None
 
     def accept(self) -> None:
@@ -120,7 +141,13 @@ class Responder:
             self._send(self._latest)
 
     def _send(self, reply: Reply) -> None:
-        self._bus.publish(self._response_topic, reply, correlation=self._correlation)
+        topic, correlation = self._asker.topic, self._asker.correlation
+        if isinstance(correlation, str):
+            self._bus.publish(topic, reply.model_copy(update={"correlation": correlation}))
+            return
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.CorrelationData = correlation
+        self._bus.publish(topic, reply, properties=properties)
 
 
 class _PendingRequest:
@@ -169,8 +196,8 @@ class Bus:
         self._lock = threading.Lock()  # guards all below, and the order in which things are published
         self._handlers: dict[str, tuple[int, Callable[[mqtt.MQTTMessage], None]]] = {}
         self._retained: dict[str, bytes] = {}
-        self._pending: dict[bytes, _PendingRequest] = {}
-        self._answered: OrderedDict[bytes, Responder] = OrderedDict()
+        self._pending: dict[str, _PendingRequest] = {}
+        self._answered: OrderedDict[str | bytes, Responder] = OrderedDict()
         self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
         self._latest_publications: dict[int, mqtt.MQTTMessageInfo] = {}  # by QoS
         self._subscribing: int | None = None  # the packet that subscribes after a connection
@@ -308,21 +335,11 @@ class Bus:
         *,
         qos: int = 0,
         retain: bool = False,
-        expiry_s: int | None = None,
-        response_topic: str | None = None,
-        correlation: bytes | None = None,
+        properties: Properties | None = None,
     ) -> None:
         """Publish and return at once. While the broker is away QoS 0 is lost, QoS 1 waits."""
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        if expiry_s is not None:
-            properties.MessageExpiryInterval = expiry_s
-        if response_topic is not None:
-            properties.ResponseTopic = response_topic
-        if correlation is not None:
-            properties.CorrelationData = correlation
-        data = _serialised(payload)
-        with self._lock:
-            self._send(topic, data, qos=qos, retain=retain, properties=properties)
+        data = payload if isinstance(payload, bytes) else payload.to_json()
+        self._send(topic, data, qos=qos, retain=retain, properties=properties)
 
     def retain(self, topic: str, payload: Message | bytes) -> None:
         """Publish this process's state, retained at QoS 1, and again after each reconnect until `forget` is called."""
@@ -357,27 +374,26 @@ class Bus:
     ) -> None:
         """Call `handler(request, responder)` for each new request on `topic`.
 
-        A request that holds no `request_type`, names no response topic or is late is logged and dropped.
+        A message that is no `request_type`, says not where to answer, or is late is logged and dropped.
         """
 
         def take(message: mqtt.MQTTMessage) -> None:
-            response_topic = getattr(message.properties, "ResponseTopic", None)
-            correlation = getattr(message.properties, "CorrelationData", None)
             request = request_type.from_json(bytes(message.payload))
-            if request is None or response_topic is None or correlation is None:
+            asker = _Asker.of(request, message) if request is not None else None
+            if request is None or asker is None:
                 log.warning("Ignored what is no %s on %s: %.200r", request_type.__name__, topic, message.payload)
                 return
             with self._lock:
-                responder = self._answered.get(correlation)
+                responder = self._answered.get(asker.correlation)
             if responder is not None:
                 responder.repeat()
                 return
             if request.is_late:
                 log.warning("Ignored a %s on %s whose asker has given up", request_type.__name__, topic)
                 return
-            responder = Responder(self, response_topic, correlation)
+            responder = Responder(self, asker)
             with self._lock:
-                self._answered[correlation] = responder
+                self._answered[asker.correlation] = responder
                 if len(self._answered) > REMEMBER_ANSWERS:
                     self._answered.popitem(last=False)
             try:
@@ -416,14 +432,9 @@ class Bus:
             raise BusUnavailable(f"There is no connection to the MQTT broker at {self.broker}")
         with self._awaiting_answers() as (correlation, pending):
             deadline = time.monotonic() + timeout
+            asked = request.model_copy(update={"reply_to": self._reply_topic, "correlation": correlation})
             for pause in (*RESEND_AFTER_S, timeout):
-                self.publish(
-                    topic,
-                    request,
-                    expiry_s=max(1, round(timeout)),
-                    response_topic=self._reply_topic,
-                    correlation=correlation,
-                )
+                self.publish(topic, asked)
                 left = deadline - time.monotonic()
                 if pending.acknowledged.wait(max(0.0, min(pause, left))) or left <= pause:
                     break
@@ -434,9 +445,9 @@ class Bus:
         return pending.answer
 
     @contextmanager
-    def _awaiting_answers(self) -> Iterator[tuple[bytes, _PendingRequest]]:
+    def _awaiting_answers(self) -> Iterator[tuple[str, _PendingRequest]]:
         assert self._reply_topic is not None, "a Bus that makes requests is made with a reply_topic"
-        correlation, pending = uuid.uuid4().bytes, _PendingRequest()
+        correlation, pending = uuid.uuid4().hex, _PendingRequest()
         with self._lock:
             self._pending[correlation] = pending
         try:
@@ -447,7 +458,8 @@ class Bus:
 
     # -- arrival -------------------------------------------------------------------------------------------------------
 
-    def _message_arrived(self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
+    def _message_arrived(self, client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        _acknowledge_at_once(client.socket())
         if message.topic == self._reply_topic:
             self._answer_arrived(message)
         elif message.qos > 0 or self._work.qsize() < MOST_UNHANDLED:
@@ -455,9 +467,11 @@ class Bus:
 
     def _answer_arrived(self, message: mqtt.MQTTMessage) -> None:
         reply = Reply.from_json(bytes(message.payload))
+        if reply is None:
+            return
         with self._lock:
-            pending = self._pending.get(getattr(message.properties, "CorrelationData", b""))
-        if reply is not None and pending is not None:
+            pending = self._pending.get(reply.correlation)
+        if pending is not None:
             pending.take(reply)
 
     def _handle(self, message: mqtt.MQTTMessage) -> None:
@@ -482,3 +496,11 @@ def _serialised(payload: Message | bytes) -> bytes:
 def _send_small_packets_at_once(_client: mqtt.Client, _userdata: object, sock: Any) -> None:
     # paho leaves Nagle's algorithm on: a round trip at QoS 1 then takes 44 ms instead of 0.8.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _acknowledge_at_once(sock: Any) -> None:
+    # A broker that leaves Nagle's algorithm on (the embedded one does) sends its next small packet when this one is
+    # acknowledged, which the kernel puts off for 40 ms. It forgets the option by and by, so it is set each time.
+    if sock is not None:
+        with suppress(OSError):  # just closed, or a wrapper of TLS that is
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -177,6 +177,10 @@ class Request(Message):
 
     deadline: FiniteFloat
     """In seconds since 1970: afterwards the asker has given up, and the request must not be carried out any more."""
+    reply_to: str = ""
+    """The topic of the answers. An MQTT 5 client may name it in the property Response Topic instead."""
+    correlation: str = ""
+    """Repeated in each answer; in the property Correlation Data where the request had it there."""
 
     @property
     def is_late(self) -> bool:
@@ -239,6 +243,8 @@ class Refusal(StrEnum):
 class Reply(Message):
     """An answer. The first one only acknowledges; one with a `state`, an `archive` or an `error` is the last."""
 
+    correlation: str = ""
+    """The request's."""
     accepted: bool = True
     state: SimulationState | None = None
     incarnation: str | None = None

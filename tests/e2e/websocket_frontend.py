@@ -47,6 +47,10 @@ class Frontend:
         with self._changed:
             return [json.loads(payload) for heard, payload, _ in self.heard if heard == topic and payload]
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Say something, which frontends do not; but whoever reaches the bus can."""
+        self._client.publish(topic, payload)
+
     def wait_for(self, condition: Callable[[], bool], timeout: float = 30) -> None:
         with self._changed:
             assert self._changed.wait_for(condition, timeout), [entry[:2] for entry in self.heard[-20:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -187,7 +188,7 @@ def test_a_flood_at_qos_0_is_cut_and_qos_1_still_arrives(make_bus: MakeBus, monk
 def test_a_request_is_answered(make_bus: MakeBus) -> None:
     server = Server(make_bus(), done)
     reply = make_bus(asks=True).request(server.topic, command(), timeout=5)
-    assert reply == Reply(state=SimulationState.STARTED, seq=7)
+    assert (reply.state, reply.seq) == (SimulationState.STARTED, 7)
 
 
 def test_a_request_that_was_accepted_waits_for_its_last_answer(make_bus: MakeBus) -> None:
@@ -204,9 +205,9 @@ def test_a_request_that_was_accepted_waits_for_its_last_answer(make_bus: MakeBus
 def test_a_request_that_arrives_again_is_answered_again_and_executed_once(make_bus: MakeBus) -> None:
     bus, answers = make_bus(), unique("reply")
     server, heard = Server(bus, done), Heard(bus, answers)
-    asker, correlation = make_bus(), uuid.uuid4().bytes
+    asker, request = make_bus(), command().model_copy(update={"reply_to": answers, "correlation": "same"})
     for _ in range(3):
-        asker.publish(server.topic, command(), response_topic=answers, correlation=correlation)
+        asker.publish(server.topic, request)
     wait_until(lambda: len(heard.payloads) == 3)
     assert len(set(heard.payloads)) == 1
     assert len(server.taken) == 1
@@ -239,21 +240,38 @@ def test_a_request_that_was_accepted_and_never_carried_out_says_so(make_bus: Mak
 def test_a_request_whose_asker_has_given_up_is_not_executed(make_bus: MakeBus) -> None:
     bus = make_bus()
     server, asker = Server(bus, done), make_bus(asks=True)
-    asker.publish(server.topic, command(timeout=-1), response_topic=unique("reply"), correlation=b"late")
+    late = command(timeout=-1).model_copy(update={"reply_to": unique("reply"), "correlation": "late"})
+    asker.publish(server.topic, late)
     in_time = command()
     asker.request(server.topic, in_time, timeout=5)
-    assert server.taken == [in_time]
+    assert [taken.deadline for taken in server.taken] == [in_time.deadline]
 
 
 @pytest.mark.parametrize("payload", [b"", b"no JSON", b"{}", b'{"event": "dance", "deadline": 1e12}', b"\xff\xfe"])
 def test_what_is_no_request_is_ignored(make_bus: MakeBus, payload: bytes) -> None:
     server, asker = Server(make_bus(), done), make_bus(asks=True)
-    asker.publish(server.topic, payload, response_topic=unique("reply"), correlation=b"malformed")
+    asker.publish(server.topic, payload)
     asker.request(server.topic, command(), timeout=5)
     assert len(server.taken) == 1
 
 
-def test_a_request_without_response_topic_is_not_executed(make_bus: MakeBus) -> None:
+def test_an_asker_by_mqtt_5_properties_is_answered_by_them(make_bus: MakeBus, broker: BrokerAddress) -> None:
+    server = Server(make_bus(), done)
+    where = ["-h", broker.host, "-p", str(broker.port), "-V", "5", "-W", "5"]
+    topics = ["-t", server.topic, "-e", unique("reply"), "-D", "publish", "correlation-data", "mine"]
+    asked = subprocess.run(
+        ["mosquitto_rr", *where, *topics, "-m", command().to_json().decode(), "-F", "%D %p"],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    correlation, _, reply = asked.stdout.partition(" ")
+    assert correlation == "mine"
+    assert json.loads(reply)["state"] == "started"
+
+
+def test_a_request_without_a_topic_for_the_answer_is_not_executed(make_bus: MakeBus) -> None:
     server, asker = Server(make_bus(), done), make_bus(asks=True)
     asker.publish(server.topic, command())
     asker.request(server.topic, command(), timeout=5)

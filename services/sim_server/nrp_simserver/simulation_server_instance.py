@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -48,6 +49,9 @@ STORED_WITHIN_S: Final = 5.0
 """How long after the end of a simulation its final word waits for its archives to be stored."""
 
 MEGABYTE: Final = 1_000_000
+
+COMMANDS_UNDER_WAY: Final = 16
+"""How many commands to a server that dies are answered in its place."""
 
 LAST_WORDS_LINES: Final = 10
 LAST_WORDS_BYTES: Final = 2000
@@ -144,6 +148,7 @@ class SimulationServerInstance:
         self._failure: str | None = None  # why this launcher ended the simulation
         self._kill_at = math.inf
         self._is_final_spoken = threading.Event()
+        self._commands: deque[Responder] = deque(maxlen=COMMANDS_UNDER_WAY)
 
     @property
     def simulation_id(self) -> int:
@@ -219,6 +224,8 @@ class SimulationServerInstance:
         elif not self._has_server:
             error = SimulationFinal() if self.record.final else InvalidTransition(journal.state, command.event)
             responder.reply(Reply(error=str(error), refusal=Refusal.INVALID))
+        else:
+            self._commands.append(responder)
 
     def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
         message = LifecycleMessage.from_json(payload)
@@ -366,6 +373,8 @@ class SimulationServerInstance:
             remove_folder(self.folder.experiment)
         self._speak_final_word(verdict, stored)
         self._is_final_spoken.set()
+        for responder in self._commands:  # who still waits for an answer asked a server that died over it
+            responder.reply(Reply(error=f"The simulation {verdict.event}", refusal=Refusal.FAILED))
         if self._cloning is not None:
             self._cloning.join()
         self._archiving.wait_until_safe()
