@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from nrp_simserver.cores.embedded.schedule import Schedule
 from tests.unit.cores.experiment import Experiment, forward, seen
 
 TELL = """
@@ -224,17 +223,3 @@ def test_a_timestep_of_a_third_of_a_millisecond_does_not_drift(experiment: Exper
     core = experiment.engine("a", timestep=0.000333333).started()
     core.run_loop(1000)
     assert seen[-1][1] == 333_333_000
-
-
-def test_a_schedule_is_the_same_whether_it_is_remembered_or_worked_out() -> None:
-    steps = [10, 15, 4]
-    remembered, worked_out = Schedule(steps), Schedule([*steps])
-    worked_out._period = 0
-    assert [remembered.at(now) for now in range(1, 300)] == [worked_out.at(now) for now in range(1, 300)]
-
-
-def test_steps_without_a_common_period_are_scheduled_too() -> None:
-    schedule = Schedule([1_000_003, 999_983])
-    assert schedule.at(0) == ((0, 1), 999_983)
-    assert schedule.at(999_983) == ((1,), 20)
-    assert schedule.at(1_000_003 * 999_983)[0] == (0, 1)

@@ -57,6 +57,7 @@ class Surroundings:
         self._generators_in_use = False
         self._present = self._outside
         self._known_modules = 0
+        self._shared_modules: set[str] = set()
         self._replaced_environment: dict[str, str | None] = {}
         self._outside_folder: str | None = None
 
@@ -123,12 +124,11 @@ class Surroundings:
 
     def _note_modules(self) -> None:
         """The present occupant has imported something: what is of the experiment's folder is its own."""
-        self._present.modules = {
-            name: module
-            for name, module in sys.modules.copy().items()  # other threads may be importing
-            if not name.startswith(_SCRIPT) and self._is_own(module)
-        }
-        self._known_modules = len(sys.modules)
+        modules = sys.modules.copy()  # other threads may be importing
+        own = {name: modules[name] for name in modules.keys() - self._shared_modules if self._is_own(modules[name])}
+        self._shared_modules.update(modules.keys() - own.keys())
+        self._present.modules = {name: module for name, module in own.items() if not name.startswith(_SCRIPT)}
+        self._known_modules = len(modules)
         if "numpy.random" in sys.modules and not any(isinstance(known, NumpyGenerator) for known in self._generators):
             generator = NumpyGenerator()
             generator.mark = None  # it may have been used before it was seen
@@ -138,7 +138,7 @@ class Surroundings:
         location = getattr(module, "__file__", None)
         if location is None:
             location = next(iter(getattr(module, "__path__", ())), None)
-        return location is not None and location.startswith(self._root) and "site-packages" not in location
+        return isinstance(location, str) and location.startswith(self._root) and "site-packages" not in location
 
     def _replace_environment(self, variables: Mapping[str, str]) -> None:
         for name, value in self._replaced_environment.items():
