@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from paho.mqtt.client import topic_matches_sub
+
 from nrp_common.bus import BrokerAddress, Bus, Responder, Will
 from nrp_common.errors import InvalidTransition
 from nrp_common.lifecycle import SOURCES, SimulationEvent, SimulationState
@@ -28,12 +30,47 @@ from nrp_common.messages import (
     Launch,
     LauncherPresence,
     LifecycleMessage,
+    Message,
     Refusal,
     Reply,
     ServerPresence,
     Status,
 )
 from nrp_common.topics import Topics
+
+# -- the bus ---------------------------------------------------------------------------------------------------------
+
+
+class FakeBus:
+    """A bus with nobody else on it: what is said is noted, what is heard is what a test says.
+
+    Attributes:
+        is_connected: whether the broker is there.
+        retained: what a broker would keep, by topic.
+    """
+
+    def __init__(self) -> None:
+        self.is_connected = True
+        self.retained: dict[str, bytes] = {}
+        self._handlers: list[tuple[str, Callable[[str, bytes], None]]] = []
+
+    def subscribe(self, topic_filter: str, handler: Callable[[str, bytes], None], *, qos: int = 1) -> None:
+        self._handlers.append((topic_filter, handler))
+
+    def publish(self, topic: str, payload: Message | bytes, *, retain: bool = False, **_: Any) -> None:
+        data = payload if isinstance(payload, bytes) else payload.to_json()
+        if retain and data:
+            self.retained[topic] = data
+        elif retain:
+            self.retained.pop(topic, None)
+
+    def hear(self, topic: str, payload: Message | bytes) -> None:
+        """Have the subscribers hear a message."""
+        data = payload if isinstance(payload, bytes) else payload.to_json()
+        for topic_filter, handler in self._handlers:
+            if topic_matches_sub(topic_filter, topic):
+                handler(topic, data)
+
 
 # -- the launcher and its simulation servers -------------------------------------------------------------------------
 
