@@ -401,6 +401,19 @@ def test_a_step_that_is_ended_from_outside_leaves_a_core_that_can_be_reset(exper
     assert core.time_ns == 10_000_000
 
 
+def test_an_initialisation_that_is_ended_from_outside_leaves_only_shutdown(experiment: Experiment) -> None:
+    first = "class Script(EngineScript):\n    def shutdown(self):\n        seen.append('shut down')\n"
+    second = "class Script(EngineScript):\n    def initialize(self):\n        raise seen[0]\n"
+    seen.append(StoppedFromOutside())
+    core = experiment.engine("a", first).engine("b", second).core()
+    with pytest.raises(StoppedFromOutside):
+        core.initialize()
+    with pytest.raises(CallNotAllowed, match="Failed"):
+        core.run_loop()
+    core.shutdown()
+    assert seen[1:] == ["shut down"]
+
+
 def test_a_wrong_configuration_is_an_error_before_anything_starts(experiment: Experiment) -> None:
     with pytest.raises(ConfigurationError):
         experiment.engine("a").core(SimulationTimeout="soon")

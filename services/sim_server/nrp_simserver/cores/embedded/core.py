@@ -236,7 +236,7 @@ class _Request:
     """A context in which a call of the core runs: inside the experiment, and leading to a state.
 
     That state is `target`, or Failed after an exception. What is not an Exception was raised by somebody else to end
-    the call (a signal, the simulation server): the core is merely stopped by it.
+    the call (a signal, the simulation server): a core that was initialised is merely stopped by it.
     """
 
     __slots__ = ("_core", "_target")
@@ -247,10 +247,13 @@ class _Request:
 
     def __enter__(self) -> None:
         core = self._core
-        core._state = "Running"
         core._surroundings.enter()
+        core._state = "Running"
 
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
         core = self._core
+        if kind is None:
+            core._state = self._target
+        else:
+            core._state = "Failed" if issubclass(kind, Exception) or core._loop is None else "Stopped"
         core._surroundings.leave()
-        core._state = self._target if kind is None else "Failed" if issubclass(kind, Exception) else "Stopped"
