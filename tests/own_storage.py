@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flask_openapi3.openapi import OpenAPI
 from granian import Granian
 from granian.constants import Interfaces
+from pydantic import ValidationError
 
-from nrp_gateway.errors import answer_errors_in_json
+from nrp_gateway.bodies import ErrorBody, describe_fault
+from nrp_gateway.errors import RequestError, answer_errors_in_json
 from nrp_gateway.storage.routes import create_blueprint
 from tests.waiting import wait_until
 
@@ -55,12 +57,22 @@ class OwnStorage:
 
 
 def create_app(root: Path) -> OpenAPI:
-    app = OpenAPI(__name__)
+    app = OpenAPI(
+        __name__,
+        security_schemes={"token": {"type": "http", "scheme": "bearer"}},
+        validation_error_status=400,
+        validation_error_model=ErrorBody,
+        validation_error_callback=_refuse,
+    )
     app.url_map.merge_slashes = False  # as the gateway
     app.url_map.strict_slashes = False
     answer_errors_in_json(app)
     app.register_api(create_blueprint(root))
     return app
+
+
+def _refuse(error: ValidationError) -> NoReturn:
+    raise RequestError(describe_fault(error.errors(include_url=False))) from error
 
 
 def _load(*_: Any) -> OpenAPI:

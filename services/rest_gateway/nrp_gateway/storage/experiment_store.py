@@ -52,7 +52,7 @@ class ExperimentStore:
     link.
 
     Args:
-        root: a folder that exists.
+        root: a folder that exists when a method is called.
     """
 
     def __init__(self, root: Path) -> None:
