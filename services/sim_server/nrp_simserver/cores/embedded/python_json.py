@@ -134,7 +134,7 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
             ) from None
         try:
             return JsonDataPack.holding(name, self.name, from_engine(value))
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:
             raise EngineFailed(
                 f"engine {self.name!r}: datapack {name!r} cannot be sent: {error}", file=self.configuration.script
             ) from error
