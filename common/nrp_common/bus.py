@@ -338,8 +338,9 @@ class Bus:
         properties: Properties | None = None,
     ) -> None:
         """Publish and return at once. While the broker is away QoS 0 is lost, QoS 1 waits."""
-        data = payload if isinstance(payload, bytes) else payload.to_json()
-        self._send(topic, data, qos=qos, retain=retain, properties=properties)
+        data = _serialised(payload)
+        with self._lock:
+            self._send(topic, data, qos=qos, retain=retain, properties=properties)
 
     def retain(self, topic: str, payload: Message | bytes) -> None:
         """Publish this process's state, retained at QoS 1, and again after each reconnect until `forget` is called."""

@@ -177,7 +177,7 @@ class Request(Message):
 
     deadline: FiniteFloat
     """In seconds since 1970: afterwards the asker has given up, and the request must not be carried out any more."""
-    reply_to: str = ""
+    reply_to: str = Field("", max_length=1000, pattern=r"^[^+#\x00]*$")
     """The topic of the answers. An MQTT 5 client may name it in the property Response Topic instead."""
     correlation: str = ""
     """Repeated in each answer; in the property Correlation Data where the request had it there."""

@@ -278,6 +278,14 @@ def test_a_request_without_a_topic_for_the_answer_is_not_executed(make_bus: Make
     assert len(server.taken) == 1
 
 
+@pytest.mark.parametrize("topic", ["a/#", "+", "nul\0", "x" * 70_000])
+def test_a_request_that_names_no_topic_for_the_answer_is_not_executed(make_bus: MakeBus, topic: str) -> None:
+    server, asker = Server(make_bus(), done), make_bus(asks=True)
+    asker.publish(server.topic, command().model_copy(update={"reply_to": topic, "correlation": "x"}))
+    asker.request(server.topic, command(), timeout=5)
+    assert len(server.taken) == 1
+
+
 def test_a_request_whose_handler_fails_is_answered_with_an_error(make_bus: MakeBus) -> None:
     def fail(responder: Responder) -> None:
         raise ZeroDivisionError
