@@ -193,7 +193,8 @@ class Bus:
         self._obstacle: str | None = None
         self._closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards all below, and the order in which things are published
+        # Guards all below, and the order of what is published. A signal handler may publish on top of a publication.
+        self._lock = threading.RLock()
         self._handlers: dict[str, tuple[int, Callable[[mqtt.MQTTMessage], None]]] = {}
         self._retained: dict[str, bytes] = {}
         self._pending: dict[str, _PendingRequest] = {}

@@ -12,10 +12,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from nrp_cli.local_broker import PortWishes, plan_broker
 from nrp_common import bus as bus_module
 from nrp_common.bus import BrokerAddress, Bus, Responder, Will
 from nrp_common.errors import BusUnavailable, CommandTimeout
@@ -27,14 +29,35 @@ from tests.waiting import wait_until
 MakeBus = Callable[..., Bus]
 
 
+@pytest.fixture(scope="module", params=["mosquitto", "embedded"])
+def any_broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerAddress]:
+    """Each broker that `nrp up` knows."""
+    if request.param == "mosquitto":
+        yield request.getfixturevalue("broker")
+        return
+    plan = plan_broker("embedded", PortWishes(0, 0, 0), tmp_path_factory.mktemp("embedded"))
+    with subprocess.Popen(plan.command) as process:
+        address = BrokerAddress("127.0.0.1", plan.mqtt5_port)
+        wait_until(lambda: _listens(address))
+        yield address
+        process.kill()
+
+
+def _listens(address: BrokerAddress) -> bool:
+    try:
+        socket.create_connection((address.host, address.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
-def make_bus(broker: BrokerAddress) -> Iterator[MakeBus]:
+def connect() -> Iterator[MakeBus]:
     """Makes connected buses and closes them."""
     made: list[Bus] = []
 
-    def make(address: BrokerAddress = broker, *, asks: bool = False, **arguments: object) -> Bus:
-        reply_topic = unique("reply") if asks else None
-        bus = Bus(address, "test", reply_topic=reply_topic, **arguments)  # type: ignore[arg-type]
+    def make(address: BrokerAddress, *, asks: bool = False, **arguments: object) -> Bus:
+        bus = Bus(address, "test", reply_topic=unique("reply") if asks else None, **arguments)  # type: ignore[arg-type]
         made.append(bus)
         bus.start()
         bus.wait_until_connected(5)
@@ -43,6 +66,12 @@ def make_bus(broker: BrokerAddress) -> Iterator[MakeBus]:
     yield make
     for bus in made:
         bus.close(linger_s=0.2)
+
+
+@pytest.fixture
+def make_bus(connect: MakeBus, any_broker: BrokerAddress) -> MakeBus:
+    """Makes buses connected to the broker."""
+    return partial(connect, any_broker)
 
 
 @pytest.fixture
@@ -150,20 +179,23 @@ def test_a_forgotten_state_is_removed_from_the_broker(make_bus: MakeBus) -> None
     wait_until(lambda: heard.payloads == [b"there"])
 
 
-def test_a_handler_added_while_the_bus_connects_hears_everything(broker: BrokerAddress, make_bus: MakeBus) -> None:
+def test_a_handler_added_while_the_bus_connects_hears_everything(any_broker: BrokerAddress, make_bus: MakeBus) -> None:
     topic = unique("presence")
     make_bus().retain(topic, b"online")
     for _ in range(20):
-        bus = Bus(broker, "test")
+        bus = Bus(any_broker, "test")
         bus.start()
         heard = Heard(bus, topic)
         wait_until(lambda heard=heard: heard.payloads, 5)  # type: ignore[misc]
         bus.close()
 
 
-def test_a_flood_at_qos_0_is_cut_and_qos_1_still_arrives(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_at_qos_0_is_cut_and_qos_1_still_arrives(
+    connect: MakeBus, broker: BrokerAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bus_module, "MOST_UNHANDLED", 10)
-    bus, sender, topic = make_bus(), make_bus(), unique("status")
+    # Not the embedded broker: it delivers everything at the QoS of the subscription.
+    bus, sender, topic = connect(broker), connect(broker), unique("status")
     go_on, payloads = threading.Event(), []
 
     def take(_topic: str, payload: bytes) -> None:
@@ -255,9 +287,9 @@ def test_what_is_no_request_is_ignored(make_bus: MakeBus, payload: bytes) -> Non
     assert len(server.taken) == 1
 
 
-def test_an_asker_by_mqtt_5_properties_is_answered_by_them(make_bus: MakeBus, broker: BrokerAddress) -> None:
+def test_an_asker_by_mqtt_5_properties_is_answered_by_them(make_bus: MakeBus, any_broker: BrokerAddress) -> None:
     server = Server(make_bus(), done)
-    where = ["-h", broker.host, "-p", str(broker.port), "-V", "5", "-W", "5"]
+    where = ["-h", any_broker.host, "-p", str(any_broker.port), "-V", "5", "-W", "5"]
     topics = ["-t", server.topic, "-e", unique("reply"), "-D", "publish", "correlation-data", "mine"]
     asked = subprocess.run(
         ["mosquitto_rr", *where, *topics, "-m", command().to_json().decode(), "-F", "%D %p"],
@@ -347,8 +379,8 @@ def test_a_broker_that_comes_late_is_found(tmp_path: Path) -> None:
     mosquitto.stop()
 
 
-def test_client_ids_of_the_same_name_differ(broker: BrokerAddress) -> None:
-    assert Bus(broker, "test").client_id != Bus(broker, "test").client_id
+def test_client_ids_of_the_same_name_differ(any_broker: BrokerAddress) -> None:
+    assert Bus(any_broker, "test").client_id != Bus(any_broker, "test").client_id
 
 
 def test_small_packets_are_sent_at_once(make_bus: MakeBus) -> None:
@@ -358,16 +390,16 @@ def test_small_packets_are_sent_at_once(make_bus: MakeBus) -> None:
 
 
 def test_subscriptions_and_retained_states_survive_a_broker_that_forgot_them(
-    make_bus: MakeBus, fleeting_broker: Mosquitto
+    connect: MakeBus, fleeting_broker: Mosquitto
 ) -> None:
-    bus, topic = make_bus(fleeting_broker.address), unique("state")
+    bus, topic = connect(fleeting_broker.address), unique("state")
     heard = Heard(bus, topic + "/subscribed")
     bus.retain(topic, b"mine")
     fleeting_broker.stop()
     wait_until(lambda: not bus.is_connected)
     fleeting_broker.start()
     bus.wait_until_connected(10)
-    other = make_bus(fleeting_broker.address)
+    other = connect(fleeting_broker.address)
     retained = Heard(other, topic)
     other.publish(topic + "/subscribed", b"heard")
     wait_until(lambda: heard.payloads == [b"heard"])
@@ -375,9 +407,9 @@ def test_subscriptions_and_retained_states_survive_a_broker_that_forgot_them(
 
 
 def test_the_newest_state_wins_over_older_ones_that_were_under_way_when_the_broker_went(
-    make_bus: MakeBus, fleeting_broker: Mosquitto
+    connect: MakeBus, fleeting_broker: Mosquitto
 ) -> None:
-    bus, topic = make_bus(fleeting_broker.address), unique("state")
+    bus, topic = connect(fleeting_broker.address), unique("state")
     Heard(bus, unique("something"))
     fleeting_broker.freeze()
     for number in range(50):
@@ -387,16 +419,16 @@ def test_the_newest_state_wins_over_older_ones_that_were_under_way_when_the_brok
     bus.retain(topic, b"newest")
     fleeting_broker.start()
     bus.wait_until_connected(10)
-    meanwhile = Heard(make_bus(fleeting_broker.address), topic)
+    meanwhile = Heard(connect(fleeting_broker.address), topic)
     wait_until(lambda: b"newest" in meanwhile.payloads and not bus._client._out_messages)
-    afterwards = Heard(make_bus(fleeting_broker.address), topic)
+    afterwards = Heard(connect(fleeting_broker.address), topic)
     wait_until(lambda: afterwards.payloads == [b"newest"])
 
 
 def test_what_is_published_at_qos_1_while_the_broker_is_away_arrives(
-    make_bus: MakeBus, fleeting_broker: Mosquitto
+    connect: MakeBus, fleeting_broker: Mosquitto
 ) -> None:
-    bus, listener = make_bus(fleeting_broker.address), make_bus(fleeting_broker.address)
+    bus, listener = connect(fleeting_broker.address), connect(fleeting_broker.address)
     topic = unique("error")
     heard = Heard(listener, topic)
     fleeting_broker.stop()
@@ -415,9 +447,9 @@ def test_what_is_published_at_qos_1_while_the_broker_is_away_arrives(
     assert list(dict.fromkeys(heard.payloads)) == [b"%d" % number for number in range(100)]
 
 
-def test_a_request_goes_through_after_the_broker_came_back(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
-    server = Server(make_bus(fleeting_broker.address), done)
-    asker = make_bus(fleeting_broker.address, asks=True)
+def test_a_request_goes_through_after_the_broker_came_back(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
+    server = Server(connect(fleeting_broker.address), done)
+    asker = connect(fleeting_broker.address, asks=True)
     fleeting_broker.stop()
     wait_until(lambda: not asker.is_connected)
     fleeting_broker.start()
@@ -433,17 +465,17 @@ def _is_answered(asker: Bus, topic: str) -> bool:
         return False
 
 
-def test_who_is_told_of_a_connection_is_told_of_each(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
+def test_who_is_told_of_a_connection_is_told_of_each(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
     connections: list[None] = []
-    make_bus(fleeting_broker.address, on_connected=lambda: connections.append(None))
+    connect(fleeting_broker.address, on_connected=lambda: connections.append(None))
     wait_until(lambda: len(connections) == 1)
     fleeting_broker.stop()
     fleeting_broker.start()
     wait_until(lambda: len(connections) == 2)
 
 
-def test_publishing_never_blocks_while_the_broker_is_frozen(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
-    bus, topic = make_bus(fleeting_broker.address), unique("data")
+def test_publishing_never_blocks_while_the_broker_is_frozen(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus, topic = connect(fleeting_broker.address), unique("data")
     fleeting_broker.freeze()
     slowest = 0.0
     for _ in range(2000):
@@ -454,8 +486,8 @@ def test_publishing_never_blocks_while_the_broker_is_frozen(make_bus: MakeBus, f
     assert slowest < 1.0
 
 
-def test_closing_ends_within_its_time_while_the_broker_is_frozen(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
-    bus = make_bus(fleeting_broker.address)
+def test_closing_ends_within_its_time_while_the_broker_is_frozen(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus = connect(fleeting_broker.address)
     fleeting_broker.freeze()
     bus.retain(unique("state"), b"unheard")
     start = time.monotonic()
@@ -465,7 +497,7 @@ def test_closing_ends_within_its_time_while_the_broker_is_frozen(make_bus: MakeB
     assert took < 3.0
 
 
-def test_what_was_published_before_closing_arrives(broker: BrokerAddress, make_bus: MakeBus) -> None:
+def test_what_was_published_before_closing_arrives(any_broker: BrokerAddress, make_bus: MakeBus) -> None:
     topic = unique("error")
     heard = Heard(make_bus(), topic)
     bus = make_bus()
@@ -475,8 +507,8 @@ def test_what_was_published_before_closing_arrives(broker: BrokerAddress, make_b
     wait_until(lambda: len(heard.payloads) == 200)
 
 
-def test_flushing_waits_for_what_has_to_be_acknowledged(make_bus: MakeBus, fleeting_broker: Mosquitto) -> None:
-    bus, topic = make_bus(fleeting_broker.address), unique("state")
+def test_flushing_waits_for_what_has_to_be_acknowledged(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus, topic = connect(fleeting_broker.address), unique("state")
     fleeting_broker.freeze()
     bus.retain(topic, b"unacknowledged")
     bus.publish(topic, b"without acknowledgement")
@@ -496,10 +528,12 @@ threading.Event().wait()
 """
 
 
-def test_the_last_will_of_a_killed_process_is_published_and_retained(broker: BrokerAddress, make_bus: MakeBus) -> None:
+def test_the_last_will_of_a_killed_process_is_published_and_retained(
+    any_broker: BrokerAddress, make_bus: MakeBus
+) -> None:
     topic = unique("presence")
     heard = Heard(make_bus(), topic)
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(broker.port), topic])
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(any_broker.port), topic])
     wait_until(lambda: heard.payloads == [b"online"])
     process.send_signal(signal.SIGKILL)
     process.wait()
