@@ -502,7 +502,7 @@ def _is_loopback(host: str) -> bool:
 
 def _may_pass(error: Exception) -> bool:
     """Whether the same call may succeed in a moment."""
-    if isinstance(error, (requests.ReadTimeout, requests.exceptions.SSLError)):
+    if isinstance(error, requests.exceptions.SSLError):  # a connection error to requests
         return False
     return isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, _Restarting))
 

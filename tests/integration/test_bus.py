@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -417,6 +418,14 @@ def test_the_newest_state_wins_over_older_ones_that_were_under_way_when_the_brok
     fleeting_broker.stop()
     wait_until(lambda: not bus.is_connected)
     bus.retain(topic, b"newest")
+    connection_made = bus._client.on_connect
+    assert connection_made is not None
+
+    def leave_time_before_paho_sends_again(*arguments: Any) -> None:
+        connection_made(*arguments)
+        threading.Event().wait(0.2)
+
+    bus._client.on_connect = leave_time_before_paho_sends_again
     fleeting_broker.start()
     bus.wait_until_connected(10)
     meanwhile = Heard(connect(fleeting_broker.address), topic)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,6 +29,7 @@ from nrp_common.errors import (
 from nrp_common.storage_client import StorageClient
 from tests.own_storage import OwnStorage
 from tests.storage_server import StorageServer
+from tests.waiting import wait_until
 
 WEIRD_NAMES = ["with space.py", "umläut.py", "100%.py", "%2F.py", "what?.py", "a#b.py", "a&b=c+d;e.py", "日本.py"]
 
@@ -299,18 +299,14 @@ def test_what_is_left_out_of_a_clone_is_not_even_fetched(
 
 def test_a_clone_fetches_files_at_the_same_time(proxy: StorageServer, patient: StorageClient, tmp_path: Path) -> None:
     proxy.hang(path=".py", times=2)  # both must have arrived before either is answered
-    healer = threading.Thread(target=lambda: _when(lambda: proxy.count(path=".py") == 2, proxy.heal))
-    healer.start()
-    patient.clone("demo", tmp_path / "clone")
-    healer.join()
+    with ThreadPoolExecutor(1) as pool:
+        clone = pool.submit(patient.clone, "demo", tmp_path / "clone")
+        try:
+            wait_until(lambda: proxy.count(path=".py") == 2, 4)
+        finally:
+            proxy.heal()
+        clone.result()
     assert contents(tmp_path / "clone") == as_bytes(EXPERIMENT)
-
-
-def _when(condition: Any, act: Any) -> None:
-    deadline = time.monotonic() + 4
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    act()
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside", ""])
@@ -430,6 +426,15 @@ def test_a_proxy_that_restarts_its_server_is_asked_again(
     assert proxy.count() == 3
 
 
+def test_a_file_that_a_restarting_server_did_not_take_is_sent_again_as_a_whole(
+    proxy: StorageServer, patient: StorageClient, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"content" * 100_000)
+    proxy.answer(503, times=2)
+    patient.write("demo", "file", tmp_path / "file")
+    assert (proxy.root / "demo" / "file").read_bytes() == b"content" * 100_000
+
+
 def test_a_server_that_stays_away_is_given_up_and_named(proxy: StorageServer) -> None:
     proxy.stop()
     client = StorageClient(proxy.url, proxy.TOKEN, retry_for_s=0.3)
@@ -439,9 +444,7 @@ def test_a_server_that_stays_away_is_given_up_and_named(proxy: StorageServer) ->
     assert time.monotonic() - start < 3.0
 
 
-def test_a_server_that_comes_back_gets_the_whole_file(
-    proxy: StorageServer, patient: StorageClient, tmp_path: Path
-) -> None:
+def test_a_server_that_comes_back_gets_the_file(proxy: StorageServer, patient: StorageClient, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content" * 100_000)
     patient.files("demo")  # a connection is open, and will be found closed
     proxy.stop()
