@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from transitions import EventData, Machine, MachineError
 
@@ -74,29 +75,32 @@ SOURCES: dict[SimulationEvent, list[SimulationState]] = {
 """The states from which each event is allowed."""
 
 
+_MACHINE: Final = Machine(
+    model=None,
+    states=[state.value for state in SimulationState],
+    transitions=[
+        {"trigger": f"on_{event}", "source": source.value, "dest": event.target.value}
+        for event, sources in SOURCES.items()
+        for source in sources
+    ],
+    initial=None,
+    auto_transitions=False,
+    send_event=True,
+    after_state_change="_after_state_change",
+)
+"""Shared by all lifecycles, which keep their own states: to make a machine takes 0.3 ms."""
+
+
 class SimulationLifecycle:
     """One simulation's state. Subclasses say what happens on a transition by overriding `entered`.
 
     Not thread-safe: whoever owns it moves it from one thread, or under a lock of its own.
     """
 
-    state: str  # kept by the machine
+    state: str  # what the machine reads and writes
 
     def __init__(self, state: SimulationState = SimulationState.CREATED) -> None:
-        self._machine = Machine(
-            model=self,
-            states=[state.value for state in SimulationState],
-            transitions=[
-                {"trigger": f"on_{event}", "source": source.value, "dest": event.target.value}
-                for event, sources in SOURCES.items()
-                for source in sources
-            ],
-            initial=state.value,
-            auto_transitions=False,
-            send_event=True,
-            after_state_change=self._after_state_change,
-            model_override=False,
-        )
+        self.state = state.value
 
     @property
     def current(self) -> SimulationState:
@@ -122,7 +126,7 @@ class SimulationLifecycle:
         if self.current.is_final:
             raise SimulationFinal
         try:
-            self._machine.events[f"on_{event}"].trigger(self)
+            _MACHINE.events[f"on_{event}"].trigger(self)
         except MachineError as error:
             raise InvalidTransition(self.state, event.target) from error
         return True

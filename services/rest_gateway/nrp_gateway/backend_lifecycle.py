@@ -55,7 +55,7 @@ class BackendSimulationLifecycle(SimulationLifecycle):
         is_of_another = bool(self.incarnation) and message.incarnation != self.incarnation
         if self.current.is_final or is_of_another or not self.seq < message.seq <= LARGEST_SEQ:
             return False
-        self._machine.set_state(message.target_state.value, self)
+        self.state = message.target_state.value
         self.incarnation = message.incarnation
         self.seq = message.seq
         return True
