@@ -10,6 +10,7 @@ import zipfile
 import requests
 
 from tests.e2e.conftest import RunningStack
+from tests.e2e.experiments import failed
 from tests.e2e.websocket_frontend import Frontend
 
 
@@ -74,7 +75,7 @@ def test_a_fault_in_a_function_is_shown_with_its_place(stack: RunningStack, fron
     assert report["line_number"] > 0
     assert report["line_text"].strip()
     assert report["fileName"].endswith(".py")
-    record = stack.get(f"/simulation/{number}").json()
+    record = failed(stack, number)
     assert report["fileName"] in record["error"]
     assert record["logs"]
 
