@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from werkzeug.test import TestResponse
 
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Archives
+from nrp_common.messages import Archives, Reply
 from nrp_gateway import commands
 from tests.fakes import FakeLauncher, FakeSimulation, keep_silent
-from tests.gateways import Installations, RunningGateway
+from tests.gateways import Installations, RunningGateway, in_background
 from tests.waiting import wait_until
 
 
@@ -89,6 +90,18 @@ def test_removal_without_launcher_and_server_succeeds(installation: Installation
     wait_until(lambda: not gateway.gateway.presences.capacity)
     assert gateway.delete(f"/simulation/{simulation.id}").status_code == 204
     assert gateway.get("/simulation").get_json() == []
+
+
+def test_stop_of_a_simulation_that_is_removed_meanwhile_is_404(
+    gateway: RunningGateway, simulation: FakeSimulation
+) -> None:
+    answers: list[TestResponse] = []
+    simulation.on_command = lambda stopped, _, responder: responder.reply(Reply(state=stopped.state))
+    stopping = in_background(lambda: answers.append(gateway.ask_state(simulation.id, "stopped")))
+    wait_until(lambda: simulation.commands)
+    gateway.gateway.mirror.remove(simulation.id)
+    stopping.join()
+    assert answers[0].status_code == 404
 
 
 def test_removal_frees_the_slot(gateway: RunningGateway, launcher: FakeLauncher) -> None:

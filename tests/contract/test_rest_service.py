@@ -50,7 +50,7 @@ def test_ready_names_a_missing_broker(installation: Installations) -> None:
 def test_ready_names_a_missing_storage(installation: Installations) -> None:
     answer = installation.gateway(storage_url="http://127.0.0.1:1").get("/ready")
     assert answer.status_code == 503
-    assert "http://127.0.0.1:1" in answer.get_json()["storage"]
+    assert "127.0.0.1:1" in answer.get_json()["storage"]
 
 
 def test_ready_takes_a_storage_that_asks_for_a_token(installation: Installations) -> None:

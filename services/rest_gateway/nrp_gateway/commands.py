@@ -15,7 +15,7 @@ from nrp_common.topics import Topics
 from nrp_gateway.backend_lifecycle import BackendSimulationLifecycle
 from nrp_gateway.caretaker import Caretaker
 from nrp_gateway.catalogue import SimulationRecord
-from nrp_gateway.errors import Unreachable
+from nrp_gateway.errors import SimulationNotFound, Unreachable
 from nrp_gateway.mirror import Mirror
 from nrp_gateway.presences import Presences
 
@@ -59,6 +59,7 @@ class Commands:
             InvalidTransition: its state does not allow the command.
             CommandRefused: the same, as its server sees it.
             CommandTimeout: nobody answered in time.
+            SimulationNotFound: somebody removed it meanwhile.
             Unreachable: there is nobody left to answer.
             BusUnavailable: the broker cannot be reached.
         """
@@ -77,6 +78,7 @@ class Commands:
         """Stop a simulation where it runs, and forget it. One that cannot be stopped is given up.
 
         Raises:
+            SimulationNotFound: somebody else removed it meanwhile.
             BusUnavailable: the broker cannot be reached.
         """
         was_given_up = False
@@ -115,7 +117,9 @@ class Commands:
             if reply.refusal is Refusal.UNKNOWN:
                 raise Unreachable(f"The launcher '{record.launcher}' does not know the simulation: {reply.error}")
         ended = self._mirror.wait_for(record.id, _is_final, max(0.0, deadline - time.monotonic()))
-        if ended is None or not ended.state.is_final:
+        if ended is None:
+            raise SimulationNotFound
+        if not ended.state.is_final:
             raise _timeout(record, CommandEvent.STOPPED, STOPPED_WITHIN_S)
         return ended.state
 

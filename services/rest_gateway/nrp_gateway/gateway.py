@@ -5,10 +5,8 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-import requests
-
 from nrp_common.bus import Bus
-from nrp_common.errors import NRPError
+from nrp_common.errors import NRPError, StorageError, StorageUnavailable
 from nrp_common.storage_client import StorageClient
 from nrp_gateway.archives import Archives
 from nrp_gateway.caretaker import Caretaker
@@ -22,10 +20,8 @@ from nrp_gateway.settings import Authentication, GatewaySettings
 
 OK = "ok"
 
-STORAGE_CHECK_TIMEOUT_S = 3.0
-
 IDENTITY_TIMEOUT = (3.05, 5.0)
-"""Seconds to connect, and to answer: every request waits for it, in one of few threads."""
+"""Seconds to connect to the Storage Server, and to wait until it says who somebody is: every request waits for that."""
 
 IDENTITY_RETRY_FOR_S = 1.0
 
@@ -47,7 +43,11 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self.topics = settings.topics
-        storage = StorageClient(settings.storage_url) if settings.storage_url else None
+        url = settings.storage_url
+        storage = StorageClient(url) if url else None
+        self._identities = (
+            StorageClient(url, timeout=IDENTITY_TIMEOUT, retry_for_s=IDENTITY_RETRY_FOR_S) if url else None
+        )
         self.catalogue = Catalogue(settings.catalogue)
         self.presences = Presences(self.topics)
         self.bus = Bus(
@@ -57,7 +57,7 @@ class Gateway:
             on_connected=self.presences.forget,
         )
         self.mirror = Mirror(self.catalogue, self.bus, self.topics)
-        self.callers = Callers(_asked_for_identities(settings))
+        self.callers = Callers(self._identities if settings.authentication is Authentication.STORAGE else None)
         self._caretaker = Caretaker(self.mirror, self.presences, self.bus, self.topics)
         self.launches = Launches(
             self.catalogue,
@@ -107,20 +107,15 @@ class Gateway:
         return OK
 
     def _storage_state(self) -> str:
-        url = self._settings.storage_url
-        if not url:
+        if self._identities is None:
             return _folder_state(self._settings.experiments)
-        try:  # whatever it answers: without a token that may be an error
-            requests.get(f"{url}/identity/me", timeout=STORAGE_CHECK_TIMEOUT_S)
-        except requests.RequestException as error:
-            return f"{url} cannot be reached ({type(error).__name__})"
+        try:
+            self._identities.identity()
+        except StorageUnavailable as error:
+            return str(error)
+        except StorageError:  # it is there, and asks for a token
+            pass
         return OK
-
-
-def _asked_for_identities(settings: GatewaySettings) -> StorageClient | None:
-    if settings.authentication is not Authentication.STORAGE:
-        return None
-    return StorageClient(settings.storage_url, timeout=IDENTITY_TIMEOUT, retry_for_s=IDENTITY_RETRY_FOR_S)
 
 
 def _folder_state(folder: Path) -> str:
