@@ -64,7 +64,11 @@ def test_stop_is_answered_when_the_launcher_has_said_its_last_word(
     assert gateway.get(f"/simulation/{simulation.id}").get_json()["logs"] == "x.log.zip"
 
 
-def test_stop_that_fails_is_answered_with_failed(gateway: RunningGateway, simulation: FakeSimulation) -> None:
+def test_stop_that_fails_is_answered_with_failed(
+    gateway: RunningGateway, simulation: FakeSimulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "ANSWERED_WITHIN_S", 0.1)
+
     def crash(stopped: FakeSimulation, _command: object, responder: object) -> None:
         stopped.end(SimulationState.FAILED, "the engine died")
 
