@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nrp_cli import experiments, simulations
+from nrp_cli import experiments, services, simulations
 from nrp_cli.run import run
 from nrp_cli.terminal import console, reports_errors
 from nrp_cli.up import up
@@ -37,20 +37,14 @@ def main(
 @reports_errors
 def gateway() -> None:
     """Run the REST gateway alone; settings come from NRP_* variables."""
-    from nrp_gateway.serve import serve  # the other commands need no web server
-    from nrp_gateway.settings import GatewaySettings
-
-    serve(GatewaySettings.load())
+    services.gateway()
 
 
 @app.command("launcher")
 @reports_errors
 def launcher() -> None:
     """Run the launcher of simulation servers alone; settings come from NRP_* variables."""
-    from nrp_simserver.launcher import main as serve  # the other commands need no simulation server
-    from nrp_simserver.settings import LauncherSettings
-
-    serve(LauncherSettings.load())
+    services.launcher()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import sys
 import time
@@ -12,13 +13,11 @@ from types import TracebackType
 from typing import Self
 
 import requests
-from cryptography.fernet import Fernet
 
 from nrp_cli.child_process import ChildProcess
 from nrp_cli.local_broker import LOOPBACK, PortWishes, plan_broker
 from nrp_cli.ports import choose_port
 from nrp_common.errors import NRPError
-from nrp_common.settings import CommonSettings
 
 REST_PORT = 8090
 
@@ -96,7 +95,7 @@ class Stack:
         reachable_host = LOOPBACK if options.host in ("0.0.0.0", "::", "") else options.host  # noqa: S104
         self.url = f"http://{reachable_host}:{port}"
         environment = {
-            "NRP_SECRET_KEY": Fernet.generate_key().decode(),
+            "NRP_SECRET_KEY": secrets.token_hex(32),
             "NRP_DATA_DIRECTORY": str(options.data),
             **options.environment,
             "NRP_MQTT_BROKER_ADDRESS": self.mqtt5,
@@ -104,6 +103,8 @@ class Stack:
             "NRP_PORT": str(port),
         }
         self._start_service("gateway", environment)
+        from nrp_common.settings import CommonSettings  # takes a while, which the gateway needs to start anyway
+
         # The gateway keeps the experiments itself unless the environment names a Storage Server.
         environment["NRP_STORAGE_URL"] = CommonSettings.load().storage_url or self.url
         self._start_service("launcher", environment)
@@ -125,7 +126,7 @@ class Stack:
         return planned.ports
 
     def _start_service(self, name: str, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "nrp_cli.main", name]
+        command = [sys.executable, "-m", "nrp_cli.services", name]
         self._children.append(ChildProcess(name, command, self._logs / f"{name}.log", environment))
 
     def _missing(self) -> list[str]:
