@@ -114,6 +114,21 @@ class SimulationRecord:
 _COLUMNS: Final = [_simulations.c[field.name] for field in fields(SimulationRecord)]
 
 
+_REPORT: Final = (
+    sa.update(_simulations)
+    .where(
+        _simulations.c.id == sa.bindparam("simulation_id"),
+        _simulations.c.state.not_in(_FINAL),
+        _simulations.c.incarnation.in_(["", sa.bindparam("reporter")]),
+        _simulations.c.seq < sa.bindparam("newer_seq"),
+    )
+    .values({name: sa.bindparam(f"new_{name}") for name in ("state", "error", "logs", "results", "ended_at")})
+    .values(incarnation=sa.bindparam("reporter"), seq=sa.bindparam("newer_seq"))
+    .returning(*_COLUMNS)
+)
+"""Made once: every command waits for it, and to make it takes as long as to carry it out."""
+
+
 def _record(row: sa.Row[Any]) -> SimulationRecord:
     values = dict(row._mapping)  # public in spite of its name
     return SimulationRecord(**values | {"state": SimulationState(values["state"])})
@@ -240,21 +255,19 @@ class Catalogue:
         Returns:
             The new record, None when nothing was written.
         """
-        state = message.target_state
-        values: dict[str, object] = {
-            "state": state.value,
-            "incarnation": message.incarnation,
-            "seq": message.seq,
-            "error": message.reason,
-        }
-        if state.is_final:
-            values |= {"logs": message.logs, "results": message.results, "ended_at": time.time()}
-        return self._update(
-            values,
-            _simulations.c.id == simulation_id,
-            _simulations.c.state.not_in(_FINAL),
-            _simulations.c.incarnation.in_(["", message.incarnation]),
-            _simulations.c.seq < message.seq,
+        is_final = message.target_state.is_final
+        return self._written(
+            _REPORT,
+            {
+                "simulation_id": simulation_id,
+                "reporter": message.incarnation,
+                "newer_seq": message.seq,
+                "new_state": message.target_state.value,
+                "new_error": message.reason,
+                "new_logs": message.logs if is_final else None,
+                "new_results": message.results if is_final else None,
+                "new_ended_at": time.time() if is_final else None,
+            },
         )
 
     def store_archives(self, simulation_id: int, archives: Archives) -> SimulationRecord | None:
@@ -276,11 +289,12 @@ class Catalogue:
             connection.execute(sa.delete(_simulations).where(_simulations.c.id == simulation_id))
 
     def _update(self, values: dict[str, Any], *conditions: sa.ColumnElement[bool]) -> SimulationRecord | None:
+        return self._written(sa.update(_simulations).where(*conditions).values(values).returning(*_COLUMNS))
+
+    def _written(self, update: sa.Executable, values: dict[str, Any] | None = None) -> SimulationRecord | None:
         with self._transaction() as connection:
-            updated = connection.execute(
-                sa.update(_simulations).where(*conditions).values(values).returning(*_COLUMNS)
-            ).one_or_none()
-        return None if updated is None else _record(updated)
+            row = connection.execute(update, values).one_or_none()
+        return None if row is None else _record(row)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:

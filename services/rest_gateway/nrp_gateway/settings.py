@@ -25,8 +25,11 @@ class GatewaySettings(CommonSettings):
     """What the gateway can be told."""
 
     host: str = "127.0.0.1"
+    """Where it listens."""
     port: int = Field(8090, ge=1, le=65535)
+    """Of the REST API."""
     authentication: Authentication = Authentication.OFF
+    """`off`: everybody may do everything. `storage`: callers are who the Storage Server says."""
     allow_unauthenticated: bool = False
     """Serve beyond this machine although everybody may do everything."""
     experiments_directory: Path | None = None
