@@ -72,10 +72,11 @@ def _mqtt_page() -> str:
         if "enum" in schema:
             lines.append("One of " + ", ".join(f"`{value}`" for value in schema["enum"]) + ".")
             continue
-        lines += ["| field | type | must be there |", "|---|---|---|"]
+        lines += ["| field | type | must be there | meaning |", "|---|---|---|---|"]
         required = schema.get("required", [])
         for field, described in schema["properties"].items():
-            lines.append(f"| `{field}` | {_type(described)} | {'yes' if field in required else 'no'} |")
+            meaning = _cell(described.get("description", ""))
+            lines.append(f"| `{field}` | {_type(described)} | {'yes' if field in required else 'no'} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,8 +119,8 @@ def _variables(name: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "must be set"
+    if field.default_factory is not None:
+        return "of the machine"
     value = field.get_default(call_default_factory=False)
     return "" if value is None or str(value) == "" else f"`{value}`"
 

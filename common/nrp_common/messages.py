@@ -18,7 +18,7 @@ from nrp_common.lifecycle import SimulationEvent, SimulationState
 class Message(BaseModel):
     """A payload. Unknown fields are ignored, so that versions can run side by side."""
 
-    model_config = ConfigDict(populate_by_name=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(populate_by_name=True, extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     def to_json(self) -> bytes:
         """The payload as it goes onto the bus."""
@@ -37,21 +37,22 @@ class Message(BaseModel):
 
 
 class Status(Message):
-    """Times and state of a simulation, on each change of state and at the status rate.
-
-    All times are in seconds; `simulation_time_left` is 0 when the experiment has no time-out.
-    """
+    """Times and state of a simulation, on each change of state and at the status rate."""
 
     real_time: FiniteFloat = Field(0.0, alias="realTime")
+    """Seconds for which it was `started`."""
     simulation_time: FiniteFloat = Field(0.0, alias="simulationTime")
+    """Simulated seconds."""
     state: SimulationState
     simulation_time_left: FiniteFloat = Field(0.0, alias="simulationTimeLeft")
+    """Simulated seconds until the experiment's time-out, 0 when it has none."""
 
 
 class FailedStatus(Status):
     """The last status of a simulation that failed."""
 
     error: str
+    """Why."""
 
 
 class Task(Message):
@@ -59,9 +60,12 @@ class Task(Message):
 
     task: str
     subtask: str = ""
+    """What is done now."""
     number_of_subtasks: int = 0
     subtask_index: int = 0
+    """From 0."""
     block_ui: bool = True
+    """Whether the user can do nothing meanwhile."""
 
 
 class TaskDone(Message):
@@ -87,17 +91,18 @@ class ErrorType(StrEnum):
 
 
 class RuntimeErrorReport(Message):
-    """What went wrong in an experiment: the deepest place inside the experiment's own files.
-
-    `line_number` counts from 1, `offset` is the column from 1; both are -1 where unknown.
-    """
+    """What went wrong in an experiment: the deepest place inside the experiment's own files."""
 
     sim_id: str
+    """The simulation's id."""
     msg: str
     error_type: ErrorType
     file_name: str = Field("", alias="fileName")
+    """Relative to the experiment, empty where unknown."""
     line_number: int = -1
+    """From 1, -1 where unknown."""
     offset: int = -1
+    """The column from 1, -1 where unknown."""
     line_text: str = ""
 
 
@@ -133,6 +138,7 @@ class LifecycleMessage(Message):
     """
 
     source_node: str
+    """Who says it."""
     source_state: SimulationState
     event: SimulationEvent
     target_state: SimulationState
@@ -157,6 +163,7 @@ class ServerPresence(Message):
 
     online: bool
     simulation_id: int | None = None
+    """Of the simulation that it runs."""
 
 
 class LauncherPresence(Message):
@@ -164,8 +171,11 @@ class LauncherPresence(Message):
 
     online: bool
     capacity: int = Field(0, ge=0)
+    """How many simulations it takes at once."""
     running: int = Field(0, ge=0)
+    """How many it has now."""
     labels: list[str] = Field(default_factory=list)
+    """What this machine has that others may not."""
     version: str = ""
 
 
@@ -250,6 +260,7 @@ class Reply(Message):
     incarnation: str | None = None
     seq: int | None = None
     archive: str | None = None
+    """The name of the file in the experiment that was asked for."""
     error: str | None = None
     refusal: Refusal | None = None
 

@@ -39,15 +39,20 @@ class CommonSettings(BaseSettings):
     mqtt_prefix: Annotated[str, AfterValidator(_check_prefix)] = ""
     """Put before all topics, so that several installations can share a broker."""
     mqtt_username: str | None = None
+    """Of this service at the broker, when it asks for one."""
     mqtt_password: SecretStr | None = None
+    """Goes with the user name."""
     mqtt_tls: bool = False
+    """Speak TLS with the broker."""
     mqtt_ca_file: Path | None = None
     """A PEM file of certificate authorities that the broker's certificate may be signed by, beside the system's."""
     storage_url: str = ""
     """The Storage Server's base: `<storage_url>/identity/me` and `<storage_url>/storage/<experiment>` are asked.
     Without one the gateway's own storage is used."""
     storage_address: str = Field("", validation_alias="STORAGE_ADDRESS")
+    """As NRP 4 names it: stands for the Storage Server at `http://<address>:<port>/storage`."""
     storage_port: int = Field(9000, validation_alias="STORAGE_PORT")
+    """Goes with the address."""
     secret_key: SecretStr = SecretStr("")
     """Shared by gateways and launchers: encrypts users' tokens on the bus. A Fernet key, or any text."""
     data_directory: Path = Path("data")
