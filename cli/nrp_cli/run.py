@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,14 @@ from nrp_cli.progress import follow, real_time_factor
 from nrp_cli.rest_client import CallRefused, RestClient, Simulation
 from nrp_cli.signals import end_on_sigterm
 from nrp_cli.stack import Stack, StackOptions
-from nrp_cli.terminal import FAILED, INTERRUPTED, complain, console, print_json, reports_errors, seconds
+from nrp_cli.terminal import FAILED, INTERRUPTED, complain, complain_with_log, console, print_json, reports_errors, seconds
 from nrp_cli.up import checked_broker
 from nrp_common.errors import SettingsError
 
 STATUS_INTERVAL_S = "0.1"
 """Of a private stack: somebody watches the bar."""
+
+LOG_LINES_SHOWN = 12
 
 
 @reports_errors
@@ -128,6 +131,8 @@ def _report(client: RestClient, simulation: Simulation, target: Path, *, quiet: 
     kept = {kind: client.download(simulation_id, kind, target) for kind in ("logs", "results")}
     if quiet:
         return
+    if simulation["state"] == "failed" and kept["logs"] is not None:
+        complain_with_log(_end_of_log(kept["logs"], simulation_id))
     console.print(
         f"{seconds(simulation.get('simulationTime'))} simulated in {seconds(simulation.get('realTime'))} "
         f"({real_time_factor(simulation)})"
@@ -135,6 +140,15 @@ def _report(client: RestClient, simulation: Simulation, target: Path, *, quiet: 
     for kind, path in kept.items():
         if path is not None:
             console.print(f"{kind.capitalize()}: {path}", markup=False)
+
+
+def _end_of_log(archive: Path, simulation_id: int) -> list[str]:
+    """The last lines of the simulation's log: mostly the traceback."""
+    try:
+        log = zipfile.ZipFile(archive).read(f"simulation_{simulation_id}.log").decode(errors="replace")
+    except KeyError:  # it failed before there was anything to log
+        return []
+    return log.splitlines()[-LOG_LINES_SHOWN:]
 
 
 def _writable(folder: Path) -> Path:

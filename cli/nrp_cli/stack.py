@@ -17,6 +17,7 @@ import requests
 from nrp_cli.child_process import ChildProcess
 from nrp_cli.local_broker import LOOPBACK, PortWishes, plan_broker
 from nrp_cli.ports import choose_port
+from nrp_cli.terminal import console
 from nrp_common.errors import NRPError
 
 REST_PORT = 8090
@@ -71,7 +72,8 @@ class Stack:
 
     def __enter__(self) -> Self:
         try:
-            self._start()
+            with console.status("Starting broker, gateway and launcher"):
+                self._start()
         except BaseException:
             self.end()
             raise

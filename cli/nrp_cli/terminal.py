@@ -41,6 +41,12 @@ def complain(message: str) -> None:
     errors.print(message, markup=False)
 
 
+def complain_with_log(lines: Sequence[str]) -> None:
+    """Show the end of a log, set apart from what this program says itself."""
+    for line in lines:
+        errors.print(f"  {line}", markup=False, highlight=False, style="dim", soft_wrap=True)
+
+
 def reports_errors(command: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
     """Make a command that ends with a message and an exit status instead of a traceback."""
 

@@ -55,12 +55,16 @@ def error_report(
 
 
 def print_traceback(error: BaseException, experiment: Path) -> None:
-    """Write the traceback to stderr, which is the simulation's log, beginning in the experiment's own files."""
-    own = error.__traceback__
+    """Write the traceback to stderr, which is the simulation's log: of what the author of the experiment's files sees.
+
+    It begins in the experiment's own files, and leaves out what the core wrapped around the exception.
+    """
+    seen = locate(error, experiment).error
+    own = seen.__traceback__
     while own is not None and not Path(own.tb_frame.f_code.co_filename).is_relative_to(experiment):
         own = own.tb_next
-    beginning: TracebackType | None = own or error.__traceback__
-    traceback.print_exception(type(error), error, beginning)
+    beginning: TracebackType | None = own or seen.__traceback__
+    traceback.print_exception(type(seen), seen, beginning)
 
 
 def _error_type(error: BaseException, *, while_loading: bool) -> ErrorType:
