@@ -17,7 +17,16 @@ from nrp_cli.progress import follow, real_time_factor
 from nrp_cli.rest_client import CallRefused, RestClient, Simulation
 from nrp_cli.signals import end_on_sigterm
 from nrp_cli.stack import Stack, StackOptions
-from nrp_cli.terminal import FAILED, INTERRUPTED, complain, complain_with_log, console, print_json, reports_errors, seconds
+from nrp_cli.terminal import (
+    FAILED,
+    INTERRUPTED,
+    complain,
+    complain_with_log,
+    console,
+    print_json,
+    reports_errors,
+    seconds,
+)
 from nrp_cli.up import checked_broker
 from nrp_common.errors import SettingsError
 

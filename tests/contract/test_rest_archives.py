@@ -113,3 +113,14 @@ def test_archive_in_a_storage_server_is_read_with_the_callers_token(installation
     simulation.end(SimulationState.STOPPED, logs="x.log.zip")
     gateway.await_state(simulation.id, "stopped", token="ann-token")
     assert gateway.get(f"/simulation/{simulation.id}/logs", token="ann-token").data == b"PK stored"
+
+
+def test_archive_that_the_storage_server_keeps_from_the_caller_is_401(installation: Installations) -> None:
+    launcher = installation.launcher()
+    gateway = installation.gateway(storage_url=installation.storage().url)
+    gateway.await_launcher()
+    simulation = launcher.simulations[gateway.launch()]
+    simulation.end(SimulationState.STOPPED, logs="x.log.zip")
+    gateway.await_state(simulation.id, "stopped")
+    answer = gateway.get(f"/simulation/{simulation.id}/logs")
+    assert (answer.status_code, answer.get_json()["type"]) == (401, "Client error")

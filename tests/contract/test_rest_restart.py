@@ -66,6 +66,21 @@ def test_restarted_gateway_fails_what_nobody_reports_any_more(
     assert "'fake'" in gateway.get(f"/simulation/{simulation.id}").get_json()["error"]
 
 
+def test_gateways_side_by_side_show_and_rule_the_same(installation: Installations) -> None:
+    installation.launcher()
+    first, second = installation.gateway(), installation.gateway()
+    for each in (first, second):
+        each.await_launcher()
+    simulation_id = first.launch()
+    assert second.state(simulation_id) == "paused"
+    assert second.ask_state(simulation_id, "started").get_json() == {"state": "started"}
+    first.await_state(simulation_id, "started")
+    assert first.ask_state(simulation_id, "stopped").get_json() == {"state": "stopped"}
+    second.await_state(simulation_id, "stopped")
+    second.delete(f"/simulation/{simulation_id}")
+    wait_until(lambda: first.get("/simulation").get_json() == [])
+
+
 def test_ids_are_not_reused_after_a_restart(installation: Installations) -> None:
     installation.launcher()
     gateway = installation.gateway()

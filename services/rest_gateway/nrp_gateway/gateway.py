@@ -44,7 +44,7 @@ class Gateway:
         self._settings = settings
         self.topics = settings.topics
         url = settings.storage_url
-        storage = StorageClient(url) if url else None
+        self._storage = StorageClient(url) if url else None
         self._identities = (
             StorageClient(url, timeout=IDENTITY_TIMEOUT, retry_for_s=IDENTITY_RETRY_FOR_S) if url else None
         )
@@ -69,7 +69,7 @@ class Gateway:
             settings.secret_key.get_secret_value(),
         )
         self.commands = Commands(self.mirror, self.presences, self._caretaker, self.bus, self.topics)
-        self.archives = Archives(self.bus, self.presences, self.topics, storage or settings.experiments)
+        self.archives = Archives(self.bus, self.presences, self.topics, self._storage or settings.experiments)
 
     def start(self) -> None:
         """Bring the catalogue up to date, listen to the bus; the broker may come later.
@@ -84,10 +84,13 @@ class Gateway:
         self.bus.start()
 
     def close(self) -> None:
-        """Leave the bus and the catalogue."""
+        """Leave the bus, the storage and the catalogue."""
         self._caretaker.close()
         self.bus.close()
         self.mirror.close()
+        for client in (self._storage, self._identities):
+            if client is not None:
+                client.close()
         self.catalogue.close()
 
     def readiness(self) -> dict[str, str]:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from nrp_common.errors import NRPError
 from nrp_common.messages import PENDING, ArchiveKind, Archives
 from nrp_common.storage_client import StorageClient
 from nrp_simserver.archives import Snapshot, archive_name, files_of, write_archive
@@ -77,7 +76,7 @@ class Archiving:
         """Put the logs or results so far into the experiment; the final archive replaces them.
 
         Returns:
-            The archive's name, None when there is nothing to put into it.
+            The archive's name, None when there is nothing to put into it: before the experiment is cloned, too.
 
         Raises:
             StorageError: the Storage Server does not take it.
@@ -85,11 +84,13 @@ class Archiving:
         """
         launch = self._record.launch
         with self._lock:
+            if self.cloned is None:
+                return None
             if not self._is_safe.is_set():
                 name = archive_name(launch.simulation_id, kind, None)
                 with tempfile.TemporaryDirectory(dir=self._folder.path, prefix="collected-") as folder:
                     archive = Path(folder) / name
-                    write_archive(archive, files_of(kind, self._folder, self.cloned or {}))
+                    write_archive(archive, files_of(kind, self._folder, self.cloned))
                     if not archive.exists():
                         return None
                     self._note_collected(name)
@@ -132,13 +133,12 @@ class Archiving:
     def _store(self, stored_late: Callable[[Archives], None]) -> None:
         archives = self._spool_all()
         simulation_id = self._record.launch.simulation_id
-        if archives != Archives():
-            self._outcome.settle(_pending(archives), is_final=False)
-            try:
-                self._spool.store(simulation_id)
-            except (NRPError, OSError) as error:
-                self._spool.try_again_later(simulation_id, error)
-                archives = _pending(archives)
+        self._outcome.settle(_pending(archives), is_final=False)
+        try:
+            self._spool.store(simulation_id)
+        except Exception as error:  # noqa: BLE001  whatever it is, it may pass, and must not lose an archive
+            self._spool.try_again_later(simulation_id, error)
+            archives = _pending(archives)
         if not self._outcome.settle(archives, is_final=True) and archives != _pending(archives):
             stored_late(archives)
 
@@ -150,11 +150,10 @@ class Archiving:
                     archives = self._write_all()
                     self._is_safe.set()
                 return archives
-            except OSError as error:
-                log.error(
-                    "The archives of simulation %d cannot be written (%s). The next attempt is in %g s",
+            except Exception:
+                log.exception(
+                    "The archives of simulation %d cannot be written. The next attempt is in %g s",
                     self._record.launch.simulation_id,
-                    error,
                     WRITE_AGAIN_AFTER_S,
                 )
                 threading.Event().wait(WRITE_AGAIN_AFTER_S)

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord
 from nrp_simserver.simulation_server_instance import LaunchSite, SimulationServerInstance
-from nrp_simserver.spawner_connection import SpawnerConnection, describe_exit
+from nrp_simserver.spawner_connection import SpawnerConnection
 from nrp_simserver.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ REMEMBER_ENDED_S: Final = 60.0
 
 SHUTDOWN_S: Final = 30.0
 """How long the simulations may take to end, with their archives stored, beyond the time they have to stop."""
+
+ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 ENDED: Final = "The launcher was ended"
 
@@ -95,19 +97,20 @@ class Launcher:
         self._bus.start()
         log.info("Launcher '%s' takes %d simulations at once", name, self._capacity)
 
-    def run_until(self, ending: threading.Event) -> None:
-        """Work until `ending` is set."""
-        while not ending.wait(ROUND_S):
+    def run_until(self, signals: Collection[signal.Signals]) -> None:
+        """Work until one of these signals comes, which have to be blocked."""
+        while signal.sigtimedwait(signals, ROUND_S) is None:
             self._forget_ended()
 
     def close(self) -> None:
         """Stop all simulations, store their archives, leave the bus."""
-        self._is_closing.set()
+        with self._lock:  # none that is being taken is overlooked
+            self._is_closing.set()
         self._appear()
         for instance in self._all_instances():
             instance.stop(ENDED)
         deadline = time.monotonic() + self._settings.stop_grace_s + SHUTDOWN_S
-        while time.monotonic() < deadline and any(each.over_since is None for each in self._all_instances()):
+        while time.monotonic() < deadline and any(each.is_busy for each in self._all_instances()):
             time.sleep(0.02)
         self._spool.close()
         self._spawner.close()
@@ -200,25 +203,15 @@ class Launcher:
 
     # -- the spawner's reports -----------------------------------------------------------------------------------------
 
-    def server_spawned(self, incarnation: str, pid: int) -> None:
+    def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
         """A simulation server runs."""
         for instance in self._of_incarnation(incarnation):
-            instance.server_spawned(pid)
+            instance.server_spawned(pid, spawner)
 
-    def server_not_spawned(self, incarnation: str, reason: str) -> None:
-        """A simulation server could not be started."""
+    def server_ended(self, incarnation: str, how: str) -> None:
+        """A simulation server has ended, or could not be started."""
         for instance in self._of_incarnation(incarnation):
-            instance.server_ended(f"The simulation server could not be started: {reason}")
-
-    def server_ended(self, incarnation: str, exit_code: int) -> None:
-        """A simulation server has ended."""
-        for instance in self._of_incarnation(incarnation):
-            instance.server_ended(f"The simulation server {describe_exit(exit_code)}")
-
-    def spawner_lost(self, reason: str) -> None:
-        """The spawner has died, and with it all its servers."""
-        for instance in self._all_instances():
-            instance.spawner_lost(reason)
+            instance.server_ended(how)
 
     # -- the instances -------------------------------------------------------------------------------------------------
 
@@ -276,11 +269,9 @@ def main(settings: LauncherSettings) -> None:
         SettingsError: a setting is wrong, or another launcher uses the data directory.
     """
     logs.configure("launcher", settings.log_format)
-    ending = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # in all threads; `run_until` waits for them
     with _sole_use_of(settings.data_directory):
         launcher = Launcher(settings)
         launcher.start()
-        launcher.run_until(ending)
+        launcher.run_until(ENDING_SIGNALS)
         launcher.close()

@@ -92,7 +92,7 @@ def mark_of(pid: int) -> str | None:
 def marked(incarnations: Collection[str]) -> list[int]:
     """The ids of all processes of this machine that bear one of these marks."""
     pids = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208  a path each costs more
-    return [pid for pid in pids if mark_of(pid) in incarnations and not _has_ended(pid)]
+    return [pid for pid in pids if mark_of(pid) in incarnations and not has_ended(pid)]
 
 
 def left_behind(
@@ -110,7 +110,7 @@ def left_behind(
     return [
         pid
         for pid in _descendants(spawner, besides)
-        if not _has_ended(pid)
+        if not has_ended(pid)
         and (_session(pid) == server or mark_of(pid) == incarnation or _works_in(pid, folder.resolve()))
     ]
 
@@ -138,7 +138,8 @@ def _session(pid: int) -> int | None:
     return None
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to take note of it."""
     with suppress(OSError):
         return _stat_fields(Path(f"/proc/{pid}"))[0] in (b"Z", b"X")
     return True

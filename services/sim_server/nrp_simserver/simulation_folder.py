@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nrp_common.lifecycle import SimulationState
 from nrp_simserver.cores.selection import Kind
@@ -111,24 +111,32 @@ class SimulationFolder:
         os.replace(new, self.journal)  # noqa: PTH105  the name says what it is for
 
     def read_journal(self) -> Journal:
-        """The journal, a fresh one when the server has not written any."""
+        """The journal, a fresh one when the server has not written any, or an experiment wrote over it."""
         try:
             return Journal.model_validate_json(self.journal.read_bytes())
-        except FileNotFoundError:
+        except (OSError, ValidationError):
             return Journal()
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder with all that is in it, also what its owner made unwritable. What stays is logged."""
+    """Delete a folder, or what is in its place, also where its owner made it unwritable. What stays is logged."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        _make_accessible(folder)
+        shutil.rmtree(folder, onerror=_log_obstacle)
 
-    def unlock_and_retry(remove: Callable[[str], object], path: str, _error: object) -> None:
-        try:
-            Path(path).parent.chmod(0o700)
-            Path(path).chmod(0o700, follow_symlinks=True)
-            remove(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            log.error("%s cannot be deleted: %s", path, error.strerror)
 
-    shutil.rmtree(folder, onerror=unlock_and_retry)
+def _make_accessible(folder: Path) -> None:
+    with suppress(OSError):
+        folder.chmod(0o700)
+        for each in folder.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                _make_accessible(each)
+
+
+def _log_obstacle(_call: object, path: str, problem: tuple[object, BaseException, object]) -> None:
+    if not isinstance(problem[1], FileNotFoundError):
+        log.error("%s cannot be deleted: %s", path, problem[1])

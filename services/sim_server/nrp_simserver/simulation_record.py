@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import datetime
 from typing import Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from nrp_common.messages import Launch, LifecycleMessage
 from nrp_simserver.archives import Snapshot
@@ -24,7 +25,7 @@ class SimulationRecord(BaseModel):
         incarnation: of its simulation server.
         launched_at: local time with its zone; names its archives.
         collected: names of the archives that were put into the experiment while it ran.
-        final: the final word, once it is published.
+        final: the final word, once it is known; then it is published as it is here.
     """
 
     launch: Launch
@@ -33,11 +34,14 @@ class SimulationRecord(BaseModel):
     collected: list[str] = []
     final: LifecycleMessage | None = None
 
+    _writing: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
     def write(self, folder: SimulationFolder) -> None:
-        """Put this record into the simulation's folder, in place of the one that is there."""
+        """Put this record into the simulation's folder, in place of the one that is there. From any thread."""
         new = folder.path / f"{RECORD}.new"
-        new.write_text(self.model_dump_json())
-        new.replace(folder.path / RECORD)
+        with self._writing:
+            new.write_text(self.model_dump_json())
+            new.replace(folder.path / RECORD)
 
     @classmethod
     def read(cls, folder: SimulationFolder) -> Self | None:

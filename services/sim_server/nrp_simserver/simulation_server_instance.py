@@ -10,12 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from nrp_common.bus import Bus, Responder
 from nrp_common.clone_cache import CloneCache
-from nrp_common.errors import InvalidTransition, NRPError, SimulationFinal
+from nrp_common.errors import BusUnavailable, InvalidTransition, NRPError, SimulationFinal
 from nrp_common.lifecycle import SimulationEvent
 from nrp_common.messages import (
     ArchiveKind,
@@ -52,6 +53,12 @@ MEGABYTE: Final = 1_000_000
 
 COMMANDS_UNDER_WAY: Final = 16
 """How many commands to a server that dies are answered in its place."""
+
+BROKER_AWAY_S: Final = 60.0
+"""Between two looks at whether a broker is back."""
+
+DELIVERED_WITHIN_S: Final = 5.0
+"""How long a broker that is there may take to acknowledge the final word."""
 
 LAST_WORDS_LINES: Final = 10
 LAST_WORDS_BYTES: Final = 2000
@@ -141,6 +148,7 @@ class SimulationServerInstance:
         self._topics = site.settings.topics
         self._archiving = Archiving(record, folder, site.spool, site.storage_for)
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        self._spawner: int | None = None  # the process id of the spawner that the server is below
         self._cloning: threading.Thread | None = None
         self._has_server = False  # one is there, or about to be, that answers commands
         self._is_ready = False
@@ -148,12 +156,18 @@ class SimulationServerInstance:
         self._failure: str | None = None  # why this launcher ended the simulation
         self._kill_at = math.inf
         self._is_final_spoken = threading.Event()
+        self._awaits_broker = False
         self._commands: deque[Responder] = deque(maxlen=COMMANDS_UNDER_WAY)
 
     @property
     def simulation_id(self) -> int:
         """Of the simulation."""
         return self.record.launch.simulation_id
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something left to do, other than to wait for a broker that is away."""
+        return self.over_since is None and not self._awaits_broker
 
     # -- what others tell it -------------------------------------------------------------------------------------------
 
@@ -170,18 +184,13 @@ class SimulationServerInstance:
         self._listen()
         self._start_thread(self._bury_leftovers)
 
-    def server_spawned(self, pid: int) -> None:
-        """The simulation server runs."""
-        self.pid = pid
+    def server_spawned(self, pid: int, spawner: int) -> None:
+        """The simulation server runs, below this spawner."""
+        self.pid, self._spawner = pid, spawner
 
     def server_ended(self, how: str) -> None:
         """There is no simulation server any more."""
         self._news.put(_Ended(how))
-
-    def spawner_lost(self, reason: str) -> None:
-        """The spawner died, and with it all its servers."""
-        if self._has_server:
-            self._news.put(_Ended(reason))
 
     def stop(self, reason: str) -> None:
         """Stop the simulation, although its owner did not ask for it."""
@@ -222,7 +231,7 @@ class SimulationServerInstance:
             self._news.put(_StopAsked())
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
         elif not self._has_server:
-            error = SimulationFinal() if self.record.final else InvalidTransition(journal.state, command.event)
+            error = InvalidTransition(journal.state, command.event) if self.is_running else SimulationFinal()
             responder.reply(Reply(error=str(error), refusal=Refusal.INVALID))
         else:
             self._commands.append(responder)
@@ -375,22 +384,33 @@ class SimulationServerInstance:
         self._is_final_spoken.set()
         for responder in self._commands:  # who still waits for an answer asked a server that died over it
             responder.reply(Reply(error=f"The simulation {verdict.event}", refusal=Refusal.FAILED))
-        if self._cloning is not None:
-            self._cloning.join()
         self._archiving.wait_until_safe()
+        self._await_delivery()
         remove_folder(self.folder.path)
         self._site.bus.unsubscribe(self._topics.command(self.simulation_id))
         self._site.bus.unsubscribe(self._topics.lifecycle(self.simulation_id))
         self.over_since = time.monotonic()
+        if self._cloning is not None:  # it cannot be interrupted, and may still write something
+            self._cloning.join()
+            remove_folder(self.folder.path)
+
+    def _await_delivery(self) -> None:
+        """Wait until the final word is out: should this launcher end before, the next one finds it in the folder."""
+        while not self._site.bus.is_connected:
+            self._awaits_broker = True
+            with suppress(BusUnavailable):
+                self._site.bus.wait_until_connected(BROKER_AWAY_S)
+        self._site.bus.flush(DELIVERED_WITHIN_S)
 
     def _end_processes(self) -> None:
-        incarnation, spawner, server = self.record.incarnation, self._site.spawner.pid, self.pid
-        if server is not None and spawner is not None:
+        """End what the server left running: below the spawner, or anybody's children when that is gone, too."""
+        incarnation, spawner, server = self.record.incarnation, self._spawner, self.pid
+        if spawner is not None and server is not None:
             besides = self._site.servers() - {server}
             processes.end_all(
                 lambda: processes.left_behind(spawner, server, incarnation, self.folder.path, besides=besides)
             )
-        else:  # its spawner is gone, and its processes are anybody's children
+        if spawner is None or processes.has_ended(spawner):
             processes.end_all(lambda: processes.marked({incarnation}))
 
     def _final_word(self, verdict: _Verdict, stored: Archives) -> LifecycleMessage:
@@ -417,11 +437,12 @@ class SimulationServerInstance:
                 log.error("The record of simulation %d cannot be written: %s", self.simulation_id, error)
 
     def _speak_final_word(self, verdict: _Verdict, stored: Archives) -> None:
-        """Publish the final state; where somebody else did, only where the archives are."""
+        """Publish the final state, unless somebody else did, and where the archives are if it does not say so."""
         bus, topics, final = self._site.bus, self._topics, self.record.final
         assert final is not None
-        if final.source_node != self._site.node:
+        if Archives(logs=final.logs, results=final.results) != stored:  # of somebody else, or of an earlier launcher
             bus.retain(topics.archives(self.simulation_id), stored)
+        if final.source_node != self._site.node:
             return
         reason = final.reason or ""
         if verdict.report is not None:

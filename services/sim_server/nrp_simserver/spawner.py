@@ -241,7 +241,7 @@ def _write_to(file: Path) -> None:
 
 def main() -> None:
     """Run the spawner on the socket whose descriptor is the first argument."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the launcher waits for its signals with these blocked
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the launcher has blocked those that it waits for
     launcher = socket.socket(fileno=int(sys.argv[1]))
     launcher.set_inheritable(False)
     for module in PRELOADED:

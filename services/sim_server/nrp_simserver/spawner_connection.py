@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -43,17 +44,11 @@ class SpawnerUnavailable(NRPError):
 class Listener(Protocol):
     """Who is told what the spawner reports. Called in the connection's thread: must not take long."""
 
-    def server_spawned(self, incarnation: str, pid: int) -> None:
-        """A simulation server runs."""
+    def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
+        """A simulation server runs: its process, and that of the spawner it is below."""
 
-    def server_not_spawned(self, incarnation: str, reason: str) -> None:
-        """A simulation server could not be started."""
-
-    def server_ended(self, incarnation: str, exit_code: int) -> None:
-        """A simulation server has ended, with its exit code or the negative number of the signal that killed it."""
-
-    def spawner_lost(self, reason: str) -> None:
-        """The spawner has died, and with it all its servers."""
+    def server_ended(self, incarnation: str, how: str) -> None:
+        """A simulation server has ended, or could not be started: `how` says it in a sentence."""
 
 
 class SpawnerConnection:
@@ -72,9 +67,10 @@ class SpawnerConnection:
             check_interpreter(python)
         self._python = str(python or sys.executable)
         self._listener = listener
-        self._lock = threading.Lock()  # guards what is sent, and the process
+        self._lock = threading.Lock()  # guards what is sent, the process, and what is asked of it
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._ordered: set[str] = set()  # the servers that are to end with this process at the latest
         self._is_ready = threading.Event()
         self._is_closing = threading.Event()
         self._reader = threading.Thread(target=self._keep_one_running, name="spawner", daemon=True)
@@ -83,22 +79,22 @@ class SpawnerConnection:
         """Start the first spawner, in the background."""
         self._reader.start()
 
-    @property
-    def pid(self) -> int | None:
-        """The spawner's process id, None while there is none."""
-        return self._process.pid if self._process is not None else None
-
     def spawn(self, setup: ServerSetup) -> None:
         """Order a simulation server. Waits for a spawner that is starting.
+
+        From now on the listener hears of the server's end, whatever ends it.
 
         Raises:
             SpawnerUnavailable: there is none.
         """
-        if not self._is_ready.wait(READY_TIMEOUT_S):
-            raise SpawnerUnavailable(
-                f"The process that forks simulation servers takes over {READY_TIMEOUT_S:g} s to start"
-            )
-        self._send(Spawn(setup=setup))
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while self._is_ready.wait(max(0.0, deadline - time.monotonic())):
+            try:
+                self._send(Spawn(setup=setup))
+            except SpawnerUnavailable:  # it has just died; the next one is on its way
+                continue
+            return
+        raise SpawnerUnavailable(f"The process that forks simulation servers takes over {READY_TIMEOUT_S:g} s to start")
 
     def signal(self, incarnation: str, number: int) -> None:
         """Send a signal to a simulation server; nothing happens when it has ended."""
@@ -125,7 +121,11 @@ class SpawnerConnection:
             try:
                 self._socket.sendall(to_line(order))
             except OSError as error:
-                raise SpawnerUnavailable(f"The process that forks simulation servers is gone: {error}") from error
+                self._socket = None
+                self._is_ready.clear()
+                raise SpawnerUnavailable from error
+            if isinstance(order, Spawn):
+                self._ordered.add(order.setup.incarnation)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
@@ -135,16 +135,16 @@ class SpawnerConnection:
             try:
                 connection = self._start_process()
             except OSError as error:
-                was_ready, reason = False, f"The process that forks simulation servers cannot be started: {error}"
-            else:
-                with connection:
-                    for line in _lines(connection):
-                        self._hand_on(line)
-                was_ready, reason = self._is_ready.is_set(), self._bury_process()
+                failures += 1
+                log.error("The process that forks simulation servers cannot be started: %s", error)
+                continue
+            was_ready = False
+            with connection:
+                for line in _lines(connection):
+                    was_ready = True
+                    self._hand_on(line)
             failures = 0 if was_ready else failures + 1
-            if not self._is_closing.is_set():
-                log.error("%s", reason)
-                self._listener.spawner_lost(reason)
+            self._bury_process()
 
     def _start_process(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -163,29 +163,40 @@ class SpawnerConnection:
                 ours.shutdown(socket.SHUT_WR)
         return ours
 
-    def _bury_process(self) -> str:
+    def _bury_process(self) -> None:
         with self._lock:
             self._is_ready.clear()
             self._socket = None
             process, self._process = self._process, None
+            lost, self._ordered = self._ordered, set()
         assert process is not None
         try:
             status = process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait()
-        return f"The process that forks simulation servers {describe_exit(status)}"
+        reason = f"The process that forks simulation servers {describe_exit(status)}"
+        if not self._is_closing.is_set():
+            log.error("%s", reason)
+        for incarnation in lost:
+            self._listener.server_ended(incarnation, reason)
 
     def _hand_on(self, line: bytes) -> None:
         match REPORT.validate_json(line):
             case Ready():
                 self._is_ready.set()
             case Spawned(incarnation=incarnation, pid=pid):
-                self._listener.server_spawned(incarnation, pid)
+                assert self._process is not None
+                self._listener.server_spawned(incarnation, pid, self._process.pid)
             case NotSpawned(incarnation=incarnation, reason=reason):
-                self._listener.server_not_spawned(incarnation, reason)
+                self._note_end(incarnation, f"The simulation server could not be started: {reason}")
             case Ended(incarnation=incarnation, exit_code=exit_code):
-                self._listener.server_ended(incarnation, exit_code)
+                self._note_end(incarnation, f"The simulation server {describe_exit(exit_code)}")
+
+    def _note_end(self, incarnation: str, how: str) -> None:
+        with self._lock:
+            self._ordered.discard(incarnation)
+        self._listener.server_ended(incarnation, how)
 
 
 def _lines(connection: socket.socket) -> Iterator[bytes]:

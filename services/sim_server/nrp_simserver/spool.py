@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from nrp_common.errors import ExperimentNotFound, NRPError, StorageForbidden
+from nrp_common.errors import ExperimentNotFound, InvalidToken, StorageForbidden
 from nrp_common.messages import ArchiveKind, Archives
 
 log = logging.getLogger(__name__)
@@ -84,19 +84,24 @@ class Spool:
         self._storage_for = storage_for
         self._stored_late = stored_late
         self._newest_tokens: dict[str, str] = {}
-        self._changed = threading.Condition()  # guards the two below
+        self._changed = threading.Condition()  # guards the three below
         self._due: dict[int, float] = {}
+        self._refused: dict[int, str] = {}  # the owners of those that wait for somebody to change something
         self._is_closing = False
         self._delays: dict[int, float] = {}
         self._in_use: dict[int, threading.Lock] = {}
         self._thread = threading.Thread(target=self._try_again, name="spool", daemon=True)
         directory.mkdir(parents=True, exist_ok=True)
+        for folder in directory.iterdir():
+            # What an earlier launcher did not finish writing is still in the simulation's folder.
+            if not (folder / MANIFEST).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def start(self) -> None:
         """Begin to store what an earlier launcher left."""
         with self._changed:
             for folder in self._directory.iterdir():
-                if folder.name.isdecimal() and (folder / MANIFEST).exists():
+                if folder.name.isdecimal():
                     self._due[int(folder.name)] = time.monotonic()
         self._thread.start()
 
@@ -118,8 +123,16 @@ class Spool:
         _sync(self._directory)
 
     def learn_token(self, owner: str, sealed_token: str) -> None:
-        """Use this token for all archives of `owner` from now on: it is newer than those in the manifests."""
-        self._newest_tokens[owner] = sealed_token
+        """Use this token for all archives of `owner` from now on: it is newer than those in the manifests.
+
+        Those that the Storage Server refused are tried again at once.
+        """
+        with self._changed:
+            self._newest_tokens[owner] = sealed_token
+            for simulation_id in [each for each, its_owner in self._refused.items() if its_owner == owner]:
+                del self._refused[simulation_id]
+                self._due[simulation_id] = time.monotonic()
+            self._changed.notify()
 
     def manifest(self, simulation_id: int) -> Manifest | None:
         """What a simulation has in the spool, None when it has nothing."""
@@ -158,9 +171,10 @@ class Spool:
             self._in_use.pop(simulation_id, None)
             return manifest.archives
 
-    def try_again_later(self, simulation_id: int, error: NRPError | OSError) -> None:
+    def try_again_later(self, simulation_id: int, error: Exception) -> None:
         """Have the spool's thread store a simulation's archives, after `error` came of an attempt."""
-        if isinstance(error, StorageForbidden | ExperimentNotFound):
+        is_refused = isinstance(error, StorageForbidden | ExperimentNotFound | InvalidToken)
+        if is_refused:
             delay = RETRY_WHEN_REFUSED_AFTER_S
             log.error(
                 "The archives of simulation %d were refused (%s). They stay in %s; the next attempt is in %g s",
@@ -178,7 +192,10 @@ class Spool:
                 error,
                 delay,
             )
+        manifest = self.manifest(simulation_id)
         with self._changed:
+            if is_refused and manifest is not None:
+                self._refused[simulation_id] = manifest.owner
             self._due[simulation_id] = time.monotonic() + delay
             self._changed.notify()
 
@@ -188,7 +205,7 @@ class Spool:
         while (simulation_id := self._next_due()) is not None:
             try:
                 archives = self.store(simulation_id)
-            except (NRPError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, it may pass, and must not lose an archive
                 self.try_again_later(simulation_id, error)
             else:
                 if archives is not None:
@@ -205,6 +222,7 @@ class Spool:
                     self._changed.wait(delay)
                 else:
                     del self._due[soonest]
+                    self._refused.pop(soonest, None)
                     return soonest
         return None
 
