@@ -1,0 +1,351 @@
+"""Launchers under test: the real process on a real broker and a real Storage Server, asked as gateways ask it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nrp_common.bus import BrokerAddress, Bus
+from nrp_common.messages import ArchiveKind, Collect, Command, CommandEvent, Launch, Reply
+from nrp_common.token_seal import seal_token
+from nrp_common.topics import Topics
+from nrp_simserver import processes
+from nrp_simserver.spool import MANIFEST
+from tests.simulation_servers import CONFIGURATION, ENDLESS, ENGINE, Seen, Wire
+from tests.storage_server import StorageServer
+from tests.waiting import wait_until
+
+SECRET = "the installation's secret"
+
+_ids = itertools.count(1)
+
+
+@dataclass
+class Launched:
+    """One simulation as its launcher was asked for it, and what is known of it from outside."""
+
+    id: int
+    experiment: str
+    launcher: RunningLauncher
+    reply: Reply = field(default_factory=Reply)
+
+    @property
+    def topics(self) -> Topics:
+        return self.launcher.topics
+
+    @property
+    def incarnation(self) -> str:
+        assert self.reply.incarnation is not None
+        return self.reply.incarnation
+
+    @property
+    def folder(self) -> Path:
+        return self.launcher.data / "simulations" / str(self.id)
+
+    @property
+    def spooled(self) -> Path:
+        return self.launcher.data / "spool" / str(self.id)
+
+    def _on(self, topic: str) -> list[Any]:
+        return [seen.json for seen in self.launcher.wire.on(topic) if seen.payload]
+
+    @property
+    def lifecycle(self) -> list[dict[str, Any]]:
+        return self._on(self.topics.lifecycle(self.id))
+
+    @property
+    def finals(self) -> list[dict[str, Any]]:
+        return [each for each in self.lifecycle if each["target_state"] in ("stopped", "failed")]
+
+    @property
+    def statuses(self) -> list[dict[str, Any]]:
+        return [each for each in self._on(self.topics.status(self.id)) if "state" in each]
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        return self._on(self.topics.runtime_error(self.id))
+
+    @property
+    def archives(self) -> list[dict[str, Any]]:
+        return self._on(self.topics.archives(self.id))
+
+    @property
+    def simulation_time(self) -> float:
+        return float(self.statuses[-1]["simulationTime"]) if self.statuses else 0.0
+
+    def await_transition(self, event: str, timeout: float = 20.0) -> None:
+        wait_until(lambda: self.finals or event in [each["event"] for each in self.lifecycle], timeout)
+        assert event in [each["event"] for each in self.lifecycle], self.finals
+
+    def await_final(self, timeout: float = 20.0) -> dict[str, Any]:
+        """The final word."""
+        wait_until(lambda: self.finals, timeout)
+        return self.finals[-1]
+
+    def await_steps(self) -> None:
+        """The simulated time advances."""
+        now = self.simulation_time
+        wait_until(lambda: self.simulation_time > now)
+
+    def command(self, event: str, timeout: float = 8.0) -> Reply:
+        command = Command(deadline=time.time() + timeout, event=CommandEvent(event))
+        return self.launcher.asker.request(self.topics.command(self.id), command, timeout=timeout)
+
+    def collect(self, kind: str) -> Reply:
+        collect = Collect(deadline=time.time() + 8, simulation_id=self.id, kind=ArchiveKind(kind))
+        return self.launcher.asker.request(self.topics.collect(self.launcher.name), collect, timeout=8)
+
+    def stored(self, name: str | None) -> dict[str, bytes]:
+        """What is in an archive in the experiment."""
+        assert name is not None
+        content = (self.launcher.storage.root / self.experiment / name).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {each: archive.read(each) for each in archive.namelist()}
+
+    def log_in(self, name: str | None) -> str:
+        """The simulation's own log, in an archive in the experiment."""
+        return self.stored(name)[f"simulation_{self.id}.log"].decode()
+
+    @property
+    def server(self) -> int:
+        """The process id of the simulation server."""
+        return min(processes.marked({self.incarnation}))
+
+    def processes(self) -> set[int]:
+        """What runs of it: marked as its own, or working in its folder."""
+        found = set(processes.marked({self.incarnation}))
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if Path(process.cwd().removesuffix(" (deleted)")).is_relative_to(self.folder):
+                    found.add(process.pid)
+        return found
+
+    def assert_nothing_is_left(self, timeout: float = 10.0) -> None:
+        """No process, no folder, nothing in the spool."""
+        wait_until(lambda: not self.folder.exists(), timeout)
+        wait_until(lambda: not self.spooled.exists(), timeout)
+        assert not self.processes()
+
+
+class RunningLauncher:
+    """A launcher in a process of its own, started by `start`, and who asks it."""
+
+    def __init__(self, broker: BrokerAddress, storage: StorageServer, data: Path, **settings: object) -> None:
+        self.storage = storage
+        self.data = data
+        self.name = "test"
+        self.topics = Topics(uuid.uuid4().hex[:8])
+        self.wire = Wire(broker)
+        self.asker = Bus(broker, "test", reply_topic=self.topics.reply(uuid.uuid4().hex))
+        self.asker.start()
+        self._broker = broker
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # -- the process ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run; it may already be awaited, or still be looking for its broker, when this returns."""
+        settings = {
+            "mqtt_broker_address": self._broker,
+            "mqtt_prefix": self.topics.prefix,
+            "storage_url": self.storage.url,
+            "secret_key": SECRET,
+            "data_directory": self.data,
+            "launcher_name": self.name,
+            "status_interval_s": 0.1,
+            **self._settings,
+        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("NRP_", "STORAGE_"))}
+        environment |= {f"NRP_{name.upper()}": str(value) for name, value in settings.items()}
+        self.data.mkdir(parents=True, exist_ok=True)
+        with (self.data / "launcher.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "nrp_cli.services", "launcher"], env=environment, stdout=log, stderr=log
+            )
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def log(self) -> str:
+        return (self.data / "launcher.log").read_text()
+
+    @property
+    def spawner(self) -> int:
+        """The process id of its spawner."""
+        return psutil.Process(self.process.pid).children()[0].pid
+
+    @property
+    def presences(self) -> list[Seen]:
+        return self.wire.on(self.topics.launcher_presence(self.name))
+
+    def await_ready(self, after: int = 0) -> None:
+        """Wait until it says that it takes launches, not counting its first `after` messages."""
+        wait_until(lambda: any(seen.payload and seen.json["online"] for seen in self.presences[after:]), 20)
+        self.asker.wait_until_connected(10)
+
+    def restart(self) -> None:
+        """Start again, and return when it takes launches."""
+        before = len(self.presences)
+        self.start()
+        self.await_ready(before)
+
+    def kill(self) -> None:
+        """End it without any warning."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, timeout: float = 60.0) -> int:
+        """End it in order. Returns its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.storage.heal()
+            try:
+                self.end()
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.asker.close(linger_s=0.0)
+        self.wire.close()
+
+    # -- simulations ---------------------------------------------------------------------------------------------------
+
+    def experiment(
+        self,
+        script: str = ENDLESS,
+        *,
+        configuration: dict[str, Any] | None = None,
+        files: dict[str, str | bytes] | None = None,
+    ) -> str:
+        """Store an experiment with an engine that counts its steps. Returns its name."""
+        name = f"experiment_{uuid.uuid4().hex[:8]}"
+        self.storage.put(
+            name,
+            {
+                "simulation_config.json": json.dumps({**CONFIGURATION, **(configuration or {})}),
+                "engine.py": ENGINE,
+                "main_script.py": script,
+                **(files or {}),
+            },
+        )
+        return name
+
+    def ask_launch(self, simulation_id: int, experiment: str, *, token: str | None = None) -> Reply:
+        """Ask as a gateway does; the answer."""
+        launch = Launch(
+            deadline=time.time() + 10,
+            simulation_id=simulation_id,
+            experiment_id=experiment,
+            configuration="simulation_config.json",
+            main_script="main_script.py",
+            owner=StorageServer.OWNER,
+            sealed_token=seal_token(token or StorageServer.TOKEN, SECRET),
+        )
+        return self.asker.request(self.topics.launch(self.name), launch, timeout=10)
+
+    def launch(self, script: str = ENDLESS, *, token: str | None = None, **experiment: Any) -> Launched:
+        """A simulation that was taken."""
+        return self.launch_experiment(self.experiment(script, **experiment), token=token)
+
+    def launch_experiment(self, experiment: str, *, token: str | None = None) -> Launched:
+        simulation = Launched(next(_ids), experiment, self)
+        simulation.reply = self.ask_launch(simulation.id, experiment, token=token)
+        assert simulation.reply.incarnation, simulation.reply
+        return simulation
+
+    def paused(self, script: str = ENDLESS, **experiment: Any) -> Launched:
+        """A simulation that is ready to be started."""
+        simulation = self.launch(script, **experiment)
+        simulation.await_transition("initialized")
+        return simulation
+
+    def started(self, script: str = ENDLESS, **experiment: Any) -> Launched:
+        """A simulation whose script executes."""
+        simulation = self.paused(script, **experiment)
+        assert simulation.command("started").error is None
+        return simulation
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageServer]:
+    with StorageServer(tmp_path_factory.mktemp("storage")) as storage:
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def shared_launcher(
+    broker: BrokerAddress, storage: StorageServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningLauncher]:
+    launcher = RunningLauncher(broker, storage, tmp_path_factory.mktemp("launcher"), capacity=8, stop_grace_s=2)
+    launcher.start()
+    launcher.await_ready()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def launcher(shared_launcher: RunningLauncher) -> Iterator[RunningLauncher]:
+    """A launcher that the tests of a module share; its storage is healthy at the start of each."""
+    yield shared_launcher
+    shared_launcher.storage.heal()
+
+
+@pytest.fixture
+def launchers(broker: BrokerAddress, storage: StorageServer, tmp_path: Path) -> Iterator[Launchers]:
+    launchers = Launchers(broker, storage, tmp_path)
+    yield launchers
+    launchers.close()
+
+
+class Launchers:
+    """Starts launchers for one test, and ends them with it."""
+
+    def __init__(self, broker: BrokerAddress, storage: StorageServer, folder: Path) -> None:
+        self._broker = broker
+        self._storage = storage
+        self._folder = folder
+        self._running: list[RunningLauncher] = []
+
+    def unstarted(self, *, broker: BrokerAddress | None = None, **settings: object) -> RunningLauncher:
+        """A launcher that does not run yet; it looks for another broker when one is given."""
+        data = self._folder / f"launcher_{len(self._running)}"
+        launcher = RunningLauncher(broker or self._broker, self._storage, data, **settings)
+        self._running.append(launcher)
+        return launcher
+
+    def running(self, *, broker: BrokerAddress | None = None, **settings: object) -> RunningLauncher:
+        """A launcher that takes launches."""
+        launcher = self.unstarted(broker=broker, **settings)
+        launcher.start()
+        launcher.await_ready()
+        return launcher
+
+    def close(self) -> None:
+        for launcher in self._running:
+            launcher.close()
+
+
+def spool_entries(launcher: RunningLauncher) -> list[str]:
+    """The simulations whose archives wait for the Storage Server."""
+    return sorted(path.parent.name for path in (launcher.data / "spool").glob(f"*/{MANIFEST}"))
