@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from nrp_common.bus import Bus
-from nrp_common.errors import CommandRefused, CommandTimeout
+from nrp_common.errors import CommandRefused, CommandTimeout, InvalidTransition
 from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Command, CommandEvent, Refusal, Reply
 from nrp_common.topics import Topics
@@ -63,8 +63,12 @@ class Commands:
             Unreachable: there is nobody left to answer.
             BusUnavailable: the broker cannot be reached.
         """
-        lifecycle = BackendSimulationLifecycle(record.state, record.incarnation, record.seq)
-        if not lifecycle.validate(event):
+        try:
+            is_needed = _is_needed(event, record)
+        except InvalidTransition:  # perhaps another gateway has heard more
+            record = self._mirror.read_again(record.id) or record
+            is_needed = _is_needed(event, record)
+        if not is_needed:
             return record.state
         if event is CommandEvent.STOPPED:
             return self._stop(record)
@@ -131,6 +135,10 @@ class Commands:
             if ended is not None and ended.state.is_final:
                 return ended.state
         raise Unreachable(f"The simulation server did not carry out the command: {reply.error}")
+
+
+def _is_needed(event: CommandEvent, record: SimulationRecord) -> bool:
+    return BackendSimulationLifecycle(record.state, record.incarnation, record.seq).validate(event)
 
 
 def _timeout(record: SimulationRecord, event: CommandEvent, timeout: float) -> CommandTimeout:
