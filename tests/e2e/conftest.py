@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from nrp_cli.rest_client import RestClient
 from tests.e2e.websocket_frontend import Frontend
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -74,10 +75,10 @@ def end_stack(stack: RunningStack) -> None:
 @pytest.fixture(scope="session", params=["mosquitto", "embedded"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     running = start_stack(tmp_path_factory.mktemp(f"data_{request.param}"), request.param, "--capacity", "8")
-    for example in EXAMPLES.iterdir():
-        if (example / "simulation_config.json").exists():
-            imported = running.nrp("experiments", "import", str(example))
-            assert imported.returncode == 0, imported.stderr
+    with RestClient(running.url) as client:
+        for example in EXAMPLES.iterdir():
+            if (example / "simulation_config.json").exists():
+                client.import_experiment(example, example.name)
     yield running
     end_stack(running)
 
