@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -324,6 +325,8 @@ class SimulationServer:
         while not self._is_over.wait(self._setup.status_interval_s):
             with self._lifecycle.lock:
                 if not self._is_over.is_set():
+                    with suppress(OSError):  # a full disk is no reason to fall silent
+                        self._lifecycle.write_journal()  # should this process be killed, its times are not lost
                     self._lifecycle.publish_status()
 
 

@@ -56,7 +56,9 @@ class ServerSetup(BaseModel):
 
 
 class Journal(BaseModel):
-    """How far a simulation server got, written on each transition and read by its launcher when it has ended.
+    """How far a simulation server got, read by its launcher when it has ended.
+
+    Written on each transition, and with each regular status.
 
     Attributes:
         state: the last one.

@@ -1,0 +1,85 @@
+"""A launcher that was killed leaves nothing that the next one does not bring to its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.launchers import Launched, Launchers, spool_entries
+from tests.waiting import wait_until
+
+DAEMON = """
+import subprocess
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+open("result.txt", "w").write("42")
+print("the script says this")
+while True:
+    nrp.run_loop()
+"""
+
+
+def test_running_simulations_end_with_it_and_the_next_one_fails_them_and_stores_their_archives(
+    launchers: Launchers,
+) -> None:
+    launcher = launchers.running()
+    simulations = [launcher.started(DAEMON), launcher.paused()]
+    simulations[0].await_steps()
+    launcher.kill()
+    for simulation in simulations:
+        wait_until(lambda simulation=simulation: not simulation.processes())  # type: ignore[misc]
+    launcher.restart()
+    finals = [simulation.await_final() for simulation in simulations]
+    for simulation, final in zip(simulations, finals, strict=True):
+        assert final["event"] == "failed"
+        assert "The launcher ended while the simulation ran" in final["reason"]
+        assert final["incarnation"] == simulation.incarnation
+        assert final["seq"] > max(each["seq"] for each in simulation.lifecycle[:-1])
+        simulation.assert_nothing_is_left()
+    assert "the script says this" in simulations[0].log_in(finals[0]["logs"])
+    assert simulations[0].stored(finals[0]["results"]) == {"result.txt": b"42"}
+    assert spool_entries(launcher) == []
+
+
+def test_simulation_that_was_being_cloned_is_failed_by_the_next_one(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    launcher.storage.hang("/storage/")
+    simulation = launcher.launch()
+    launcher.kill()
+    launcher.storage.heal()
+    launcher.restart()
+    final = simulation.await_final()
+    assert (final["event"], final["logs"]) == ("failed", None)
+    simulation.assert_nothing_is_left()
+
+
+@pytest.fixture
+def waiting_for_its_storage(launchers: Launchers) -> Launched:
+    """A simulation that was stopped while the storage took no archives; its launcher was then killed."""
+    launcher = launchers.running()
+    simulation = launcher.started("open('result.txt', 'w').write('42')")
+    simulation.await_transition("completed")
+    launcher.storage.hang(".zip")
+    simulation.command("stopped")
+    wait_until(lambda: spool_entries(launcher))
+    launcher.kill()
+    launcher.storage.heal()
+    return simulation
+
+
+def test_spool_is_stored_by_the_next_one_and_the_simulation_is_stopped(waiting_for_its_storage: Launched) -> None:
+    simulation = waiting_for_its_storage
+    simulation.launcher.restart()
+    final = simulation.await_final()
+    assert final["event"] == "stopped"
+    assert len(simulation.finals) == 1
+    archives = final if final["results"] != "pending" else simulation.archives[-1]
+    simulation.assert_nothing_is_left()
+    assert simulation.stored(archives["results"]) == {"result.txt": b"42"}
+
+
+def test_launch_asked_of_the_next_one_again_does_not_happen_again(waiting_for_its_storage: Launched) -> None:
+    simulation = waiting_for_its_storage
+    simulation.launcher.restart()
+    again = simulation.launcher.ask_launch(simulation.id, simulation.experiment)
+    assert again.incarnation == simulation.incarnation
+    simulation.await_final()
+    simulation.assert_nothing_is_left()

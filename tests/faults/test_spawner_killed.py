@@ -1,0 +1,32 @@
+"""A spawner that dies takes its simulations along, and the next launch finds a new one."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.launchers import RunningLauncher
+
+
+def test_simulations_of_a_dead_spawner_are_failed_and_leave_nothing(launcher: RunningLauncher) -> None:
+    script = "import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\nwhile True: nrp.run_loop()"
+    simulations = [launcher.started(script), launcher.paused()]
+    simulations[0].await_steps()
+    os.kill(launcher.spawner, signal.SIGKILL)
+    for simulation in simulations:
+        final = simulation.await_final()
+        assert final["event"] == "failed"
+        assert "The process that forks simulation servers was killed by SIGKILL" in final["reason"]
+        assert final["logs"]
+        simulation.assert_nothing_is_left()
+
+
+def test_launch_right_after_the_death_of_a_spawner_runs(launcher: RunningLauncher) -> None:
+    for _ in range(3):  # before, while and after the launcher takes note of it
+        os.kill(launcher.spawner, signal.SIGKILL)
+        simulation = launcher.paused()
+        simulation.command("started")
+        simulation.await_steps()
+        simulation.command("stopped")
+        assert simulation.await_final()["event"] == "stopped"
+        simulation.assert_nothing_is_left()
