@@ -1,4 +1,4 @@
-"""Simulation servers as real processes, forked from a warmed one as launchers have it, and what they say on the wire."""
+"""Simulation servers as real processes, forked from a warmed one as launchers do it, and what is seen of them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.messages import Command, CommandEvent, Reply
 from nrp_common.topics import Topics
 from nrp_simserver.simulation_folder import Journal, ServerSetup, SimulationFolder
+from tests.brokers import plain_port
 from tests.waiting import wait_until
 
 FORKER = """
@@ -101,7 +102,7 @@ class Wire:
         self._client.on_message = lambda _client, _userdata, message: self.seen.append(
             Seen(message.topic, message.payload, message.qos, message.retain)
         )
-        self._client.connect_async(broker.host, broker.port)
+        self._client.connect_async(broker.host, plain_port(broker))
         self._client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
         self._client.loop_start()
         wait_until(lambda: self._subscribed)

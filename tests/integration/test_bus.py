@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from nrp_cli.local_broker import PortWishes, plan_broker
 from nrp_common import bus as bus_module
 from nrp_common.bus import BrokerAddress, Bus, Responder, Will
 from nrp_common.errors import BusUnavailable, CommandTimeout
@@ -28,28 +27,6 @@ from tests.mosquitto import Mosquitto
 from tests.waiting import wait_until
 
 MakeBus = Callable[..., Bus]
-
-
-@pytest.fixture(scope="module", params=["mosquitto", "embedded"])
-def any_broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerAddress]:
-    """Each broker that `nrp up` knows."""
-    if request.param == "mosquitto":
-        yield request.getfixturevalue("broker")
-        return
-    plan = plan_broker("embedded", PortWishes(0, 0, 0), tmp_path_factory.mktemp("embedded"))
-    with subprocess.Popen(plan.command) as process:
-        address = BrokerAddress("127.0.0.1", plan.mqtt5_port)
-        wait_until(lambda: _listens(address))
-        yield address
-        process.kill()
-
-
-def _listens(address: BrokerAddress) -> bool:
-    try:
-        socket.create_connection((address.host, address.port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -70,9 +47,9 @@ def connect() -> Iterator[MakeBus]:
 
 
 @pytest.fixture
-def make_bus(connect: MakeBus, any_broker: BrokerAddress) -> MakeBus:
+def make_bus(connect: MakeBus, broker: BrokerAddress) -> MakeBus:
     """Makes buses connected to the broker."""
-    return partial(connect, any_broker)
+    return partial(connect, broker)
 
 
 @pytest.fixture
@@ -180,11 +157,11 @@ def test_a_forgotten_state_is_removed_from_the_broker(make_bus: MakeBus) -> None
     wait_until(lambda: heard.payloads == [b"there"])
 
 
-def test_a_handler_added_while_the_bus_connects_hears_everything(any_broker: BrokerAddress, make_bus: MakeBus) -> None:
+def test_a_handler_added_while_the_bus_connects_hears_everything(broker: BrokerAddress, make_bus: MakeBus) -> None:
     topic = unique("presence")
     make_bus().retain(topic, b"online")
     for _ in range(20):
-        bus = Bus(any_broker, "test")
+        bus = Bus(broker, "test")
         bus.start()
         heard = Heard(bus, topic)
         wait_until(lambda heard=heard: heard.payloads, 5)  # type: ignore[misc]
@@ -192,11 +169,11 @@ def test_a_handler_added_while_the_bus_connects_hears_everything(any_broker: Bro
 
 
 def test_a_flood_at_qos_0_is_cut_and_qos_1_still_arrives(
-    connect: MakeBus, broker: BrokerAddress, monkeypatch: pytest.MonkeyPatch
+    connect: MakeBus, fleeting_broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bus_module, "MOST_UNHANDLED", 10)
     # Not the embedded broker: it delivers everything at the QoS of the subscription.
-    bus, sender, topic = connect(broker), connect(broker), unique("status")
+    bus, sender, topic = connect(fleeting_broker.address), connect(fleeting_broker.address), unique("status")
     go_on, payloads = threading.Event(), []
 
     def take(_topic: str, payload: bytes) -> None:
@@ -288,9 +265,9 @@ def test_what_is_no_request_is_ignored(make_bus: MakeBus, payload: bytes) -> Non
     assert len(server.taken) == 1
 
 
-def test_an_asker_by_mqtt_5_properties_is_answered_by_them(make_bus: MakeBus, any_broker: BrokerAddress) -> None:
+def test_an_asker_by_mqtt_5_properties_is_answered_by_them(make_bus: MakeBus, broker: BrokerAddress) -> None:
     server = Server(make_bus(), done)
-    where = ["-h", any_broker.host, "-p", str(any_broker.port), "-V", "5", "-W", "5"]
+    where = ["-h", broker.host, "-p", str(broker.port), "-V", "5", "-W", "5"]
     topics = ["-t", server.topic, "-e", unique("reply"), "-D", "publish", "correlation-data", "mine"]
     asked = subprocess.run(
         ["mosquitto_rr", *where, *topics, "-m", command().to_json().decode(), "-F", "%D %p"],
@@ -380,8 +357,8 @@ def test_a_broker_that_comes_late_is_found(tmp_path: Path) -> None:
     mosquitto.stop()
 
 
-def test_client_ids_of_the_same_name_differ(any_broker: BrokerAddress) -> None:
-    assert Bus(any_broker, "test").client_id != Bus(any_broker, "test").client_id
+def test_client_ids_of_the_same_name_differ(broker: BrokerAddress) -> None:
+    assert Bus(broker, "test").client_id != Bus(broker, "test").client_id
 
 
 def test_small_packets_are_sent_at_once(make_bus: MakeBus) -> None:
@@ -506,7 +483,7 @@ def test_closing_ends_within_its_time_while_the_broker_is_frozen(connect: MakeBu
     assert took < 3.0
 
 
-def test_what_was_published_before_closing_arrives(any_broker: BrokerAddress, make_bus: MakeBus) -> None:
+def test_what_was_published_before_closing_arrives(broker: BrokerAddress, make_bus: MakeBus) -> None:
     topic = unique("error")
     heard = Heard(make_bus(), topic)
     bus = make_bus()
@@ -537,12 +514,10 @@ threading.Event().wait()
 """
 
 
-def test_the_last_will_of_a_killed_process_is_published_and_retained(
-    any_broker: BrokerAddress, make_bus: MakeBus
-) -> None:
+def test_the_last_will_of_a_killed_process_is_published_and_retained(broker: BrokerAddress, make_bus: MakeBus) -> None:
     topic = unique("presence")
     heard = Heard(make_bus(), topic)
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(any_broker.port), topic])
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(broker.port), topic])
     wait_until(lambda: heard.payloads == [b"online"])
     process.send_signal(signal.SIGKILL)
     process.wait()

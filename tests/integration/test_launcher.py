@@ -291,7 +291,7 @@ def test_script_that_ignores_a_stop_is_killed(launcher: RunningLauncher) -> None
 
 def test_simulation_that_floods_its_log_is_failed(launchers: Launchers) -> None:
     launcher = launchers.running(log_limit_mb=1)
-    simulation = launcher.started("while True:\n    nrp.run_loop()\n    print('x' * 10_000)")
+    simulation = launcher.started("import time\nwhile True:\n    print('x' * 10_000)\n    time.sleep(0.001)")
     final = simulation.await_final()
     assert final["event"] == "failed"
     assert "NRP_LOG_LIMIT_MB" in final["reason"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.launchers import Launched, Launchers, RunningLauncher
+from tests.launchers import Launched, RunningLauncher
 from tests.waiting import wait_until
 
 WRITING = "open('result.txt', 'w').write('42')"
@@ -88,17 +88,3 @@ def test_refused_archives_are_stored_with_the_token_of_the_owners_next_launch(co
     following.await_final()
     following.assert_nothing_is_left()
     storage.users[storage.TOKEN] = storage.OWNER
-
-
-def test_archives_of_an_ended_launcher_are_stored_by_the_next(launchers: Launchers) -> None:
-    launcher = launchers.running()
-    simulation = launcher.started(WRITING)
-    simulation.await_transition("completed")
-    launcher.storage.answer(503, ".zip")
-    simulation.command("stopped")
-    assert simulation.await_final()["logs"] == "pending"
-    assert launcher.end() == 0
-    assert not simulation.folder.exists()
-    launcher.storage.heal()
-    launcher.restart()
-    assert_stored_once(simulation)

@@ -24,7 +24,8 @@ def simulation_time(simulation: RunningSimulation) -> float:
 
 def assert_stands_still(simulation: RunningSimulation) -> None:
     """Three further status messages show the same time."""
-    wait_until(lambda count=len(simulation.statuses): len(simulation.statuses) >= count + 2)
+    count = len(simulation.statuses)
+    wait_until(lambda: len(simulation.statuses) >= count + 2)
     before, count = simulation_time(simulation), len(simulation.statuses)
     wait_until(lambda: len(simulation.statuses) >= count + 3)
     assert simulation_time(simulation) == before
