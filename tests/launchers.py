@@ -251,7 +251,9 @@ class RunningLauncher:
         )
         return name
 
-    def ask_launch(self, simulation_id: int, experiment: str, *, token: str | None = None) -> Reply:
+    def ask_launch(
+        self, simulation_id: int, experiment: str, *, token: str | None = None, secret: str = SECRET
+    ) -> Reply:
         """Ask as a gateway does; the answer."""
         launch = Launch(
             deadline=time.time() + 10,
@@ -260,17 +262,20 @@ class RunningLauncher:
             configuration="simulation_config.json",
             main_script="main_script.py",
             owner=StorageServer.OWNER,
-            sealed_token=seal_token(token or StorageServer.TOKEN, SECRET),
+            sealed_token=seal_token(token or StorageServer.TOKEN, secret),
         )
         return self.asker.request(self.topics.launch(self.name), launch, timeout=10)
 
-    def launch(self, script: str = ENDLESS, *, token: str | None = None, **experiment: Any) -> Launched:
+    def launch(
+        self, script: str = ENDLESS, *, token: str | None = None, secret: str = SECRET, **experiment: Any
+    ) -> Launched:
         """A simulation that was taken."""
-        return self.launch_experiment(self.experiment(script, **experiment), token=token)
+        return self.launch_experiment(self.experiment(script, **experiment), token=token, secret=secret)
 
-    def launch_experiment(self, experiment: str, *, token: str | None = None) -> Launched:
+    def launch_experiment(self, experiment: str, **caller: Any) -> Launched:
+        """The same of an experiment that is stored."""
         simulation = Launched(next(_ids), experiment, self)
-        simulation.reply = self.ask_launch(simulation.id, experiment, token=token)
+        simulation.reply = self.ask_launch(simulation.id, experiment, **caller)
         assert simulation.reply.incarnation, simulation.reply
         return simulation
 
@@ -342,6 +347,7 @@ class Launchers:
         return launcher
 
     def close(self) -> None:
+        self._storage.heal()
         for launcher in self._running:
             launcher.close()
 

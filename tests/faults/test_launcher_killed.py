@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.launchers import Launched, Launchers, spool_entries
+from tests.launchers import Launchers, spool_entries
 from tests.waiting import wait_until
 
 DAEMON = """
@@ -51,9 +49,7 @@ def test_simulation_that_was_being_cloned_is_failed_by_the_next_one(launchers: L
     simulation.assert_nothing_is_left()
 
 
-@pytest.fixture
-def waiting_for_its_storage(launchers: Launchers) -> Launched:
-    """A simulation that was stopped while the storage took no archives; its launcher was then killed."""
+def test_spool_is_stored_by_the_next_one_and_a_launch_asked_again_does_not_happen_again(launchers: Launchers) -> None:
     launcher = launchers.running()
     simulation = launcher.started("open('result.txt', 'w').write('42')")
     simulation.await_transition("completed")
@@ -62,24 +58,11 @@ def waiting_for_its_storage(launchers: Launchers) -> Launched:
     wait_until(lambda: spool_entries(launcher))
     launcher.kill()
     launcher.storage.heal()
-    return simulation
-
-
-def test_spool_is_stored_by_the_next_one_and_the_simulation_is_stopped(waiting_for_its_storage: Launched) -> None:
-    simulation = waiting_for_its_storage
-    simulation.launcher.restart()
+    launcher.restart()
+    assert launcher.ask_launch(simulation.id, simulation.experiment).incarnation == simulation.incarnation
     final = simulation.await_final()
     assert final["event"] == "stopped"
     assert len(simulation.finals) == 1
     archives = final if final["results"] != "pending" else simulation.archives[-1]
     simulation.assert_nothing_is_left()
     assert simulation.stored(archives["results"]) == {"result.txt": b"42"}
-
-
-def test_launch_asked_of_the_next_one_again_does_not_happen_again(waiting_for_its_storage: Launched) -> None:
-    simulation = waiting_for_its_storage
-    simulation.launcher.restart()
-    again = simulation.launcher.ask_launch(simulation.id, simulation.experiment)
-    assert again.incarnation == simulation.incarnation
-    simulation.await_final()
-    simulation.assert_nothing_is_left()

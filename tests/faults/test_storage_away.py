@@ -1,4 +1,4 @@
-"""Logs and results reach the experiment, whenever the Storage Server is there to take them."""
+"""Logs and results reach the experiment, whenever the Storage Server is there to take them again."""
 
 from __future__ import annotations
 

@@ -1,0 +1,69 @@
+"""A launcher that is told to end stops its simulations, stores their logs, and leaves nothing."""
+
+from __future__ import annotations
+
+import psutil
+
+from nrp_common.bus import BrokerAddress
+from nrp_common.messages import Refusal
+from tests.launchers import Launchers
+from tests.mosquitto import Mosquitto
+from tests.simulation_servers import Wire
+from tests.waiting import wait_until
+
+
+def test_simulations_are_stopped_with_their_logs_stored_and_nothing_is_left(
+    launchers: Launchers, broker: BrokerAddress
+) -> None:
+    launcher = launchers.running()
+    simulations = [launcher.started("print('the script says this')\nwhile True: nrp.run_loop()"), launcher.paused()]
+    simulations[0].await_steps()
+    family = psutil.Process(launcher.process.pid).children(recursive=True)
+    assert launcher.end() == 0
+    for simulation in simulations:
+        final = simulation.await_final()
+        assert (final["event"], final["reason"]) == ("stopped", "The launcher was ended")
+        assert simulation.log_in(final["logs"]) is not None
+        simulation.assert_nothing_is_left()
+    assert not [process for process in family if process.is_running()]
+    late = Wire(broker)
+    try:
+        expected = {simulation.topics.status(simulation.id) for simulation in simulations}
+        expected |= {simulation.topics.lifecycle(simulation.id) for simulation in simulations}
+        wait_until(
+            lambda: {seen.topic for seen in late.seen if seen.topic.startswith(launcher.topics.prefix)} == expected
+        )
+    finally:
+        late.close()
+
+
+def test_launch_that_hangs_does_not_hold_it_up(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    launcher.storage.hang("/storage/")
+    simulation = launcher.launch()
+    assert launcher.end(timeout=5) == 0
+    assert simulation.await_final()["event"] == "stopped"
+    simulation.assert_nothing_is_left()
+
+
+def test_launch_while_it_ends_is_refused(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    simulation = launcher.started("import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass")
+    launcher.process.terminate()
+    wait_until(lambda: launcher.presences[-1].json["capacity"] == 0)
+    refused = launcher.ask_launch(1_000_001, simulation.experiment)
+    assert (refused.refusal, refused.error) == (Refusal.FULL, "it is being shut down")
+
+
+def test_final_word_that_no_broker_took_is_spoken_by_the_next_one(launchers: Launchers, mosquitto: Mosquitto) -> None:
+    launcher = launchers.running(broker=mosquitto.address)
+    simulation = launcher.paused()
+    mosquitto.stop()
+    assert launcher.end(timeout=15) == 0
+    assert not simulation.processes()
+    mosquitto.start()
+    launcher.restart()
+    final = simulation.await_final()
+    assert (final["event"], final["reason"]) == ("stopped", "The launcher was ended")
+    assert simulation.log_in(final["logs"]) is not None
+    simulation.assert_nothing_is_left()
