@@ -49,6 +49,9 @@ class NrpCore:
                     f"engine {engine.name!r} is of type {engine.type}, which the embedded core cannot run"
                     f" (it runs {', '.join(sorted(Engine.types))})"
                 )
+            missing = Engine.types[engine.type].missing(engine)
+            if missing:
+                raise EngineUnavailable(f"engine {engine.name!r} is of type {engine.type}: it needs {missing}")
         self._publisher = publisher
         self._state: State = "Created"
         self._engines: list[tuple[Engine[Any], Occupant]] = []

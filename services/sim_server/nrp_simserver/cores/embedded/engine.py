@@ -41,6 +41,11 @@ class Engine(ABC, Generic[Configuration]):
         self.name = configuration.name
         self.timestep_ns = configuration.timestep_ns
 
+    @classmethod
+    def missing(cls, configuration: Configuration) -> str:  # noqa: ARG003  for those that lack something
+        """What this machine lacks to run such an engine, and how to get it; "" when it lacks nothing."""
+        return ""
+
     @abstractmethod
     def initialize(self) -> None:
         """Get ready for the first step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.configuration import PythonEngineConfiguration
@@ -88,6 +88,9 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
 
     engine_type = "python_json"
 
+    script_class: ClassVar[type[EngineScript]] = EngineScript
+    """What the file's `Script` has to be a subclass of."""
+
     _script: EngineScript
 
     def initialize(self) -> None:
@@ -96,16 +99,21 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
             logger.warning("engine %s: EngineCommandTimeout has no effect, the engine runs in this process", self.name)
         module = load_script(self.folder, self.configuration.script, self.name)
         script_class = getattr(module, "Script", None)
-        if not (isinstance(script_class, type) and issubclass(script_class, EngineScript)):
+        if not (isinstance(script_class, type) and issubclass(script_class, self.script_class)):
             raise EngineFailed(
-                f"{self.configuration.script} defines no class Script(EngineScript)", file=self.configuration.script
+                f"{self.configuration.script} defines no class Script({self.script_class.__name__})",
+                file=self.configuration.script,
             )
         script = script_class()
         script._name = self.name
         script._config = self.configuration.as_json()
         self._script = script
         self._run_loop = script.runLoop
-        script.initialize()
+        self._initialize_script()
+
+    def _initialize_script(self) -> None:
+        """Call the `initialize` of the script, which has its name and configuration already."""
+        self._script.initialize()
 
     def start_step(self, timestep_ns: int) -> None:
         """Advance the script's time, then run it."""
