@@ -1,8 +1,8 @@
 """Python modules from .proto files.
 
-protoc only translates the files to descriptors; the modules, written here, hand these to whatever protobuf is installed.
-protoc's own Python output would not do: it refuses to be loaded by a protobuf older than its protoc or two major
-versions newer, and which protoc an isolated build environment gets has nothing to do with the protobuf that is
+protoc only translates the files to descriptors; the modules, written here, hand these to whatever protobuf is
+installed. protoc's own Python output would not do: it refuses to be loaded by a protobuf older than its protoc or two
+major versions newer, and which protoc an isolated build environment gets has nothing to do with the protobuf that is
 installed later, perhaps next to a simulator that wants an old one.
 
 The build of the backend loads this file alone: it imports nothing of the backend.
@@ -91,7 +91,24 @@ def _descriptors(folder: Path, files: Sequence[str], includes: Sequence[Path]) -
         if fault is None:
             raise ProtoFileFault("", 0, f"protoc failed: {output}")
         raise ProtoFileFault(fault["file"], int(fault["line"] or 0), fault["what"])
-    yield from FileDescriptorSet.FromString(protoc.stdout).file
+    for file in FileDescriptorSet.FromString(protoc.stdout).file:
+        for message in file.message_type:
+            _leave_out_json_names(message)
+        yield file
+
+
+def _leave_out_json_names(message: Any) -> None:
+    """Remove what only follows from the names of fields.
+
+    Python modules that protoc itself made of the same file do not have it, and protobuf loads two modules of one file,
+    perhaps because an experiment brings its own, only when they are the same to the byte.
+    """
+    for field in message.field:
+        first, *others = field.name.split("_")
+        if field.json_name == first + "".join(word[:1].upper() + word[1:] for word in others):
+            field.ClearField("json_name")
+    for nested in message.nested_type:
+        _leave_out_json_names(nested)
 
 
 def _import(file: str) -> str:
