@@ -1,0 +1,71 @@
+"""How many simulations a machine or a container takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nrp_simserver.capacity import available_cores, available_memory, default_capacity
+
+GB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "capacity"),
+    [(2, 16 * GB, 8), (2, 2 * GB, 4), (0.5, 16 * GB, 2), (0.1, 16 * GB, 1), (64, GB // 4, 1)],
+)
+def test_capacity_is_what_the_scarcer_of_cores_and_memory_carries(cores: float, memory: int, capacity: int) -> None:
+    assert default_capacity(cores, memory) == capacity
+
+
+def test_without_a_container_it_is_the_whole_machine(tmp_path: Path) -> None:
+    assert available_cores(tmp_path) == len(os.sched_getaffinity(0))
+    assert available_memory(tmp_path) == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "50000 100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "25000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.25),
+    ],
+)
+def test_quota_of_a_container_counts(tmp_path: Path, files: dict[str, str], cores: float) -> None:
+    put(tmp_path, files)
+    assert available_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"cpu.max": "max 100000\n"},
+        {"cpu.max": "100000000 100000\n"},
+        {"cpu.max": "nonsense"},
+        {"cpu.max": "50000 0"},
+        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+    ],
+)
+def test_quota_that_is_none_does_not_count(tmp_path: Path, files: dict[str, str]) -> None:
+    put(tmp_path, files)
+    assert available_cores(tmp_path) == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_memory_limit_of_a_container_counts(tmp_path: Path, name: str) -> None:
+    put(tmp_path, {name: "1048576\n"})
+    assert available_memory(tmp_path) == 1048576
+
+
+@pytest.mark.parametrize("limit", ["max\n", f"{2**62}\n"])
+def test_memory_limit_that_is_none_does_not_count(tmp_path: Path, limit: str) -> None:
+    put(tmp_path, {"memory.max": limit})
+    assert available_memory(tmp_path) == psutil.virtual_memory().total
+
+
+def put(cgroups: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (cgroups / name).parent.mkdir(exist_ok=True)
+        (cgroups / name).write_text(content)
