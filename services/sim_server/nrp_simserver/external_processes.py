@@ -80,6 +80,7 @@ class ExternalProcesses:
             except subprocess.TimeoutExpired:
                 log.warning("External process '%s' did not end when asked to, it is killed", name)
             _signal(process, signal.SIGKILL)
+            process.wait()
         self._running.clear()
 
 

@@ -1,0 +1,164 @@
+"""Whose a process is, and how those of a simulation are ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nrp_simserver import processes
+from tests.waiting import wait_until
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+SLEEP = ["sleep", "600"]
+
+SPAWNER = """
+import os, subprocess, sys
+from nrp_simserver import processes
+processes.adopt_orphans()
+server = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
+print(server.pid, flush=True)
+server.wait()
+print("ended", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str] = SLEEP, **options: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def marked_environment(incarnation: str) -> dict[str, str]:
+    return {**os.environ, processes.MARK: incarnation}
+
+
+# -- marks -------------------------------------------------------------------------------------------------------------
+
+
+def test_marked_processes_are_found_by_their_mark_only(start: Start) -> None:
+    ours, others = uuid.uuid4().hex, uuid.uuid4().hex
+    process = start(env=marked_environment(ours))
+    start(env=marked_environment(others))
+    start()
+    wait_until(lambda: processes.mark_of(process.pid) == ours)
+    assert processes.marked({ours}) == [process.pid]
+
+
+def test_process_that_ended_is_not_found(start: Start) -> None:
+    incarnation = uuid.uuid4().hex
+    process = start(["true"], env=marked_environment(incarnation))
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+    assert processes.marked({incarnation}) == []
+    assert processes.has_ended(process.pid)
+    process.wait()
+    assert processes.has_ended(process.pid)
+    assert processes.mark_of(process.pid) is None
+
+
+def test_mark_reaches_a_mere_fork_and_its_children(start: Start) -> None:
+    incarnation = uuid.uuid4().hex
+    program = f"""
+import os, subprocess, sys
+from nrp_simserver import processes
+if os.fork() == 0:
+    processes.mark({incarnation!r})
+    subprocess.Popen(["sleep", "600"])
+    print(flush=True)
+    sys.stdin.read()
+os.wait()
+"""
+    process = start(
+        [sys.executable, "-c", program],
+        env=marked_environment(processes.UNMARKED),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    wait_until(lambda: len(processes.marked({incarnation})) == 2)
+    assert process.pid not in processes.marked({incarnation})
+    assert processes.end_all(lambda: processes.marked({incarnation}))
+
+
+# -- what a server leaves behind ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "leaving",
+    [
+        "subprocess.Popen(['sleep', '600'], env={})",
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, cwd='/')",
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, env={})",
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, env={}, cwd='/', stdout=open('log', 'w'))",
+        "os.fork() or (os.setsid(), os.fork() and os._exit(0), os.execvp('sleep', ['sleep', '600']))",
+    ],
+    ids=["in its session", "with its mark", "in its folder", "writing into its folder", "a daemon"],
+)
+def test_what_a_server_leaves_behind_is_found_and_ended(start: Start, tmp_path: Path, leaving: str) -> None:
+    incarnation = uuid.uuid4().hex
+    spawner = start(
+        [sys.executable, "-c", SPAWNER, f"import os, subprocess\n{leaving}"],
+        cwd=tmp_path,
+        env=marked_environment(incarnation),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    bystander = start()
+    assert spawner.stdout is not None
+    server = int(spawner.stdout.readline())
+    assert spawner.stdout.readline() == b"ended\n"
+
+    def left() -> list[int]:
+        return processes.left_behind(spawner.pid, server, incarnation, tmp_path)
+
+    wait_until(lambda: [psutil.Process(pid).name() for pid in left()] == ["sleep"])
+    assert processes.end_all(left)
+    assert left() == []
+    assert spawner.poll() is None
+    assert bystander.poll() is None
+
+
+def test_other_servers_and_what_is_below_them_are_left_alone(start: Start, tmp_path: Path) -> None:
+    other = start([sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '600'])"], cwd=tmp_path)
+    wait_until(lambda: psutil.Process(other.pid).children())
+    below = {other.pid, psutil.Process(other.pid).children()[0].pid}
+    assert set(processes.left_behind(os.getpid(), 1, "-", tmp_path)) == below
+    assert processes.left_behind(os.getpid(), 1, "-", tmp_path, besides={other.pid}) == []
+
+
+def test_process_that_starts_others_faster_than_it_is_killed_is_ended(start: Start) -> None:
+    incarnation = uuid.uuid4().hex
+    program = "import os, time\nfor _ in range(40):\n    if os.fork():\n        os._exit(0)\n    time.sleep(0.02)"
+    start([sys.executable, "-c", program], env=marked_environment(incarnation))
+    wait_until(lambda: processes.marked({incarnation}))
+    assert processes.end_all(lambda: processes.marked({incarnation}))
+    assert processes.marked({incarnation}) == []
+
+
+def test_what_cannot_be_ended_is_said_and_waited_for_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert not processes.end_all(lambda: {gone.pid}, timeout=0.1)
+    assert str(gone.pid) in caplog.text

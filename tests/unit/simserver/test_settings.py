@@ -1,0 +1,68 @@
+"""The launcher's settings: names, defaults, and what is refused."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from nrp_common.errors import SettingsError
+from nrp_simserver.settings import LauncherSettings
+
+
+def test_without_any_it_serves_the_gateway_on_this_machine() -> None:
+    settings = LauncherSettings.load()
+    assert settings.storage == "http://127.0.0.1:8090"
+    assert settings.launcher_name == socket.gethostname()
+    assert settings.capacity is None
+    assert (settings.stop_grace_s, settings.initialise_timeout_s) == (5, 600)
+    assert (settings.core, settings.log_limit_mb, settings.python) == ("auto", 512, None)
+
+
+def test_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "NRP_LAUNCHER_NAME": "lab-1",
+        "NRP_CAPACITY": "30",
+        "NRP_STOP_GRACE_S": "0.5",
+        "NRP_PYTHON": "/opt/python",
+        "NRP_CORE": "embedded",
+        "NRP_STORAGE_URL": "http://proxy:9000/x",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = LauncherSettings.load()
+    assert (settings.launcher_name, settings.capacity, settings.stop_grace_s) == ("lab-1", 30, 0.5)
+    assert (settings.python, settings.core, settings.storage) == (
+        Path("/opt/python"),
+        "embedded",
+        "http://proxy:9000/x",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NRP_LAUNCHER_NAME", "a/b"),
+        ("NRP_LAUNCHER_NAME", "a#"),
+        ("NRP_LAUNCHER_NAME", "+"),
+        ("NRP_CAPACITY", "0"),
+        ("NRP_CAPACITY", "many"),
+        ("NRP_STOP_GRACE_S", "-1"),
+        ("NRP_INITIALISE_TIMEOUT_S", "0"),
+        ("NRP_STATUS_INTERVAL_S", "0"),
+        ("NRP_LOG_LIMIT_MB", "0"),
+        ("NRP_CORE", "imaginary"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        LauncherSettings.load()
+
+
+def test_folders_are_absolute_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = LauncherSettings.load(data_directory=Path("data"))
+    folders = [settings.simulations_directory, settings.spool_directory, settings.clone_cache_directory]
+    assert {folder.parent for folder in folders} == {tmp_path / "data"}
+    assert len(set(folders)) == 3
