@@ -47,7 +47,7 @@ def test_launch_that_hangs_does_not_hold_it_up(launchers: Launchers) -> None:
 
 
 def test_launch_while_it_ends_is_refused(launchers: Launchers) -> None:
-    launcher = launchers.running()
+    launcher = launchers.running(stop_grace_s=0.5)
     simulation = launcher.started("import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass")
     launcher.process.terminate()
     wait_until(lambda: launcher.presences[-1].json["capacity"] == 0)

@@ -68,10 +68,11 @@ def test_storage_that_hangs_on_an_upload_holds_up_neither_the_place_nor_the_fina
 def test_archives_that_wait_can_be_asked_for(completed: Launched) -> None:
     completed.launcher.storage.answer(503, ".zip")
     completed.command("stopped")
-    completed.await_final()
+    wait_until(lambda: completed.launcher.storage.count("POST", f"_simulation_{completed.id}."))
     completed.launcher.storage.heal()
-    wait_until(lambda: completed.collect("results").archive or completed.archives)
-    assert_stored_once(completed)
+    archive = completed.collect("results").archive
+    assert completed.stored(archive) == {"result.txt": b"42"}
+    assert completed.await_final()["results"] == archive
 
 
 def test_refused_archives_are_stored_with_the_token_of_the_owners_next_launch(completed: Launched) -> None:

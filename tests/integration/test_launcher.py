@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 
 import pytest
 
+from nrp_common.bus import BrokerAddress
 from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Refusal
-from tests.launchers import Launched, Launchers, RunningLauncher
+from tests.launchers import Launched, RunningLauncher
+from tests.storage_server import StorageServer
 from tests.waiting import wait_until
 
 WRITING = """
@@ -29,6 +32,22 @@ Path(".hidden.log").write_text("a hidden log")
 WRITTEN = {"files": {"changed.txt": "first", "untouched.txt": "as it was"}}
 
 STAMP = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d"
+
+
+@pytest.fixture(scope="module")
+def small_launcher(
+    broker: BrokerAddress, storage: StorageServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningLauncher]:
+    """A launcher that takes one simulation at once, and runs it in an interpreter of its own."""
+    folder = tmp_path_factory.mktemp("launcher")
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nINTERPRETER=another exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    launcher = RunningLauncher(broker, storage, folder, capacity=1, python=python)
+    launcher.start()
+    launcher.await_ready()
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture
@@ -61,17 +80,18 @@ def test_launch_asked_twice_happens_once(launcher: RunningLauncher) -> None:
     assert [each["event"] for each in simulation.lifecycle] == ["initialized", "stopped"]
 
 
-def test_launch_beyond_the_capacity_is_refused_as_full_until_a_place_is_free(launchers: Launchers) -> None:
-    launcher = launchers.running(capacity=1)
-    first = launcher.paused()
-    refused = launcher.ask_launch(1_000_001, first.experiment)
+def test_launch_beyond_the_capacity_is_refused_as_full_until_a_place_is_free(small_launcher: RunningLauncher) -> None:
+    first = small_launcher.paused()
+    refused = small_launcher.ask_launch(1_000_001, first.experiment)
     assert (refused.refusal, refused.state) == (Refusal.FULL, None)
     assert "it takes 1" in str(refused.error)
-    assert launcher.presences[-1].json["running"] == 1
+    assert small_launcher.presences[-1].json["running"] == 1
     first.command("stopped")
     first.await_final()
-    second = launcher.paused()
+    second = small_launcher.paused()
     assert second.incarnation != first.incarnation
+    second.command("stopped")
+    second.await_final()
 
 
 # -- the final word, logs and results ----------------------------------------------------------------------------------
@@ -273,12 +293,11 @@ def test_final_simulation_takes_no_commands(launcher: RunningLauncher) -> None:
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
-def test_simulations_run_in_the_interpreter_that_was_configured(launchers: Launchers) -> None:
-    launcher = launchers.running(python=sys.executable)
-    simulation = launcher.started("import sys; print('interpreter:', sys.executable)")
+def test_simulations_run_in_the_interpreter_that_was_configured(small_launcher: RunningLauncher) -> None:
+    simulation = small_launcher.started("import os; print('interpreter:', os.environ.get('INTERPRETER'))")
     simulation.await_transition("completed")
     simulation.command("stopped")
-    assert f"interpreter: {sys.executable}" in simulation.log_in(simulation.await_final()["logs"])
+    assert "interpreter: another" in simulation.log_in(simulation.await_final()["logs"])
 
 
 def test_simulation_finds_no_secret_in_its_environment(launcher: RunningLauncher) -> None:

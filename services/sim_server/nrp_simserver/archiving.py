@@ -68,6 +68,7 @@ class Archiving:
         self._storage_for = storage_for
         self._lock = threading.Lock()  # held while archives are written from the simulation's folder
         self._is_safe = threading.Event()  # nothing in the folder is needed any more
+        self._archives = Archives()  # the final ones, from then on
         self._outcome = _Outcome()
 
     # -- while it runs -------------------------------------------------------------------------------------------------
@@ -96,8 +97,8 @@ class Archiving:
                     self._note_collected(name)
                     self._storage_for(launch.sealed_token).write(launch.experiment_id, name, archive)
                 return name
-        stored = self._spool.store(launch.simulation_id)
-        return None if stored is None else stored.of(kind)
+        self._spool.store(launch.simulation_id)  # unless it is stored already
+        return self._archives.of(kind)
 
     def _note_collected(self, name: str) -> None:
         if name not in self._record.collected:
@@ -147,9 +148,9 @@ class Archiving:
         while True:
             try:
                 with self._lock:
-                    archives = self._write_all()
+                    self._archives = self._write_all()
                     self._is_safe.set()
-                return archives
+                return self._archives
             except Exception:
                 log.exception(
                     "The archives of simulation %d cannot be written. The next attempt is in %g s",
