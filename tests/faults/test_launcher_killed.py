@@ -30,6 +30,9 @@ def test_running_simulations_end_with_it_and_the_next_one_fails_them_and_stores_
         assert final["event"] == "failed"
         assert "The launcher ended while the simulation ran" in final["reason"]
         assert final["incarnation"] == simulation.incarnation
+        # Also for a gateway that has given the simulation up meanwhile:
+        wait_until(lambda simulation=simulation: simulation.archives)  # type: ignore[misc]
+        assert simulation.archives[-1] == {"logs": final["logs"], "results": final["results"]}
         assert final["seq"] > max(each["seq"] for each in simulation.lifecycle[:-1])
         simulation.assert_nothing_is_left()
     assert "the script says this" in simulations[0].log_in(finals[0]["logs"])

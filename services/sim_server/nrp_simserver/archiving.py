@@ -163,9 +163,10 @@ class Archiving:
         launch = self._record.launch
         if (spooled := self._spool.manifest(launch.simulation_id)) is not None:  # by an earlier launcher
             return spooled.archives
-        # Without a clone nothing happened; without the experiment's folder all is stored.
-        if self.cloned is None or not self._folder.experiment.exists():
+        if self.cloned is None:  # nothing happened
             return Archives()
+        if not self._folder.experiment.exists():
+            return self._stored_before()
         folder = self._spool.folder_for(launch.simulation_id)
         names: dict[ArchiveKind, str] = {}
         for kind in ArchiveKind:
@@ -186,6 +187,15 @@ class Archiving:
         )
         self._spool.put(manifest)
         return archives
+
+    def _stored_before(self) -> Archives:
+        """What an earlier launcher stored: it then had the final word, which may call it pending."""
+        if (final := self._record.final) is None:
+            return Archives()
+        logs, results = (
+            archive_name(self._record.launch.simulation_id, kind, self._record.launched_at) for kind in ArchiveKind
+        )
+        return Archives(logs=final.logs and logs, results=final.results and results)
 
 
 def _pending(archives: Archives) -> Archives:

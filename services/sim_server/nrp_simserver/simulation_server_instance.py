@@ -149,6 +149,7 @@ class SimulationServerInstance:
         self._archiving = Archiving(record, folder, site.spool, site.storage_for)
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._spawner: int | None = None  # the process id of the spawner that the server is below
+        self._is_leftover = False  # of an earlier launcher
         self._cloning: threading.Thread | None = None
         self._has_server = False  # one is there, or about to be, that answers commands
         self._is_ready = False
@@ -181,6 +182,7 @@ class SimulationServerInstance:
     def bury(self) -> None:
         """End what an earlier launcher left of this simulation: its processes, its archives, its folder."""
         self.is_running = False
+        self._is_leftover = True
         self._listen()
         self._start_thread(self._bury_leftovers)
 
@@ -440,7 +442,8 @@ class SimulationServerInstance:
         """Publish the final state, unless somebody else did, and where the archives are if it does not say so."""
         bus, topics, final = self._site.bus, self._topics, self.record.final
         assert final is not None
-        if Archives(logs=final.logs, results=final.results) != stored:  # of somebody else, or of an earlier launcher
+        # A gateway that gave up on an earlier launcher listens to nothing else any more.
+        if self._is_leftover or Archives(logs=final.logs, results=final.results) != stored:
             bus.retain(topics.archives(self.simulation_id), stored)
         if final.source_node != self._site.node:
             return
