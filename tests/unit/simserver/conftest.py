@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nrp_simserver.simulation_folder import SimulationFolder
+from tests.unit.simserver.fake_storage import FakeStorage
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +24,8 @@ def folder(tmp_path: Path) -> SimulationFolder:
     folder = SimulationFolder(tmp_path / "7", 7)
     folder.experiment.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def storage() -> FakeStorage:
+    return FakeStorage()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,48 +11,10 @@ from nrp_common.errors import InvalidToken, StorageError, StorageForbidden, Stor
 from nrp_common.messages import ArchiveKind, Archives
 from nrp_simserver import spool as spool_module
 from nrp_simserver.spool import Manifest, Spool
+from tests.unit.simserver.fake_storage import FakeStorage
 from tests.waiting import wait_until
 
 BOTH = Archives(logs="logs.zip", results="results.zip")
-
-
-@dataclass
-class FakeStorage:
-    """A Storage Server in memory; `trouble` is asked before anything is done."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    writes: list[str] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
-    trouble: Callable[[str, str], Exception | None] = lambda _token, _path: None
-
-    def of(self, token: str) -> _Caller:
-        return _Caller(self, token)
-
-
-@dataclass
-class _Caller:
-    storage: FakeStorage
-    token: str
-
-    def write(self, experiment_id: str, path: str, data: Path) -> None:
-        self._fail(path)
-        self.storage.writes.append(path)
-        self.storage.files[f"{experiment_id}/{path}"] = data.read_bytes()
-
-    def delete_file(self, experiment_id: str, path: str) -> None:
-        self._fail(path)
-        self.storage.files.pop(f"{experiment_id}/{path}", None)
-
-    def _fail(self, path: str) -> None:
-        self.storage.tokens.append(self.token)
-        error = self.storage.trouble(self.token, path)
-        if error is not None:
-            raise error
-
-
-@pytest.fixture
-def storage() -> FakeStorage:
-    return FakeStorage()
 
 
 @pytest.fixture(autouse=True)
