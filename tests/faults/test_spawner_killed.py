@@ -22,7 +22,7 @@ def test_simulations_of_a_dead_spawner_are_failed_and_leave_nothing(launcher: Ru
 
 
 def test_launch_right_after_the_death_of_a_spawner_runs(launcher: RunningLauncher) -> None:
-    for _ in range(3):  # before, while and after the launcher takes note of it
+    for _ in range(2):  # whether or not the launcher has taken note of it
         os.kill(launcher.spawner, signal.SIGKILL)
         simulation = launcher.paused()
         simulation.command("started")
