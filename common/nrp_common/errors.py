@@ -111,6 +111,10 @@ class EngineUnavailable(ExperimentError):
     """Nothing on this machine can run an engine that the experiment asks for."""
 
 
+class ProtoFileWrong(ExperimentError, RuntimeError):
+    """A .proto file of the experiment cannot be compiled."""
+
+
 class EngineFailed(ExperimentError, RuntimeError):
     """An engine raised an exception. Its cause is that exception, with its traceback."""
 

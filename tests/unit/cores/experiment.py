@@ -62,6 +62,19 @@ class Experiment:
         self.configuration.setdefault("EngineConfigs", []).append({**entry, "EngineTimestep": timestep, **fields})
         return self
 
+    def grpc_engine(self, name: str, source: str, timestep: float = 0.01, **fields: Any) -> Experiment:
+        """Add a python_grpc engine whose file begins with the usual imports."""
+        self.file(
+            f"{name}.py",
+            "from nrp_core.engines.python_grpc import GrpcEngineScript\n"
+            "from nrp_protobuf import dump_pb2, wrappers_pb2\n"
+            "from tests.unit.cores.experiment import seen\n",
+            source,
+        )
+        entry = {"EngineName": name, "EngineType": "python_grpc", "PythonFileName": f"{name}.py"}
+        self.configuration.setdefault("EngineConfigs", []).append({**entry, "EngineTimestep": timestep, **fields})
+        return self
+
     def function(self, name: str, source: str, **fields: Any) -> Experiment:
         """Add a preprocessing or transceiver function."""
         entry = self._function_file(name, source)

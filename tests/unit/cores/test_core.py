@@ -262,10 +262,10 @@ def test_a_payload_without_a_json_form_is_an_error_at_once(experiment: Experimen
         core.set_json_datapack("inbox", "a", {"k": object()})
 
 
-def test_a_protobuf_message_has_nobody_to_take_it(experiment: Experiment) -> None:
+def test_what_is_no_message_cannot_be_handed_in_as_one(experiment: Experiment) -> None:
     core = experiment.engine("a").started()
-    with pytest.raises(EngineUnavailable, match="protobuf"):
-        core.set_proto_datapack("inbox", "a", object())
+    with pytest.raises(TypeError, match="'inbox' has to be a protobuf message, not dict"):
+        core.set_proto_datapack("inbox", "a", {})
 
 
 # -- engines ---------------------------------------------------------------------------------------------------------
@@ -455,7 +455,7 @@ def test_a_function_that_returns_what_it_must_not_is_named(
     ("result", "message"),
     [
         ("True", r"has to return \(done, \[JsonRawData, ...\]\)"),
-        ("(True, [5])", "has to return a list of JsonRawData, one of them is int"),
+        ("(True, [5])", "has to return a list of raw data, one of them is int"),
     ],
 )
 def test_a_status_function_that_returns_what_it_must_not_is_named(

@@ -12,7 +12,6 @@ from nrp_simserver.cores.configuration import EngineConfiguration, SimulationCon
 Kind = Literal["auto", "embedded", "nrpcoresim"]
 
 _NEEDS: dict[str, str] = {
-    "python_grpc": "protobuf datapacks, which the embedded core does not have",
     "py_sim": "a physics simulator, which the embedded core does not have",
     "nest_json": "NEST, which the embedded core does not have",
     "nest_server": "NEST Server, which the embedded core does not have",

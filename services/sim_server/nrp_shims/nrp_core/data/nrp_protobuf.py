@@ -1,3 +1,8 @@
-"""Datapacks that carry protobuf messages: not offered here."""
+"""Datapacks that carry protobuf messages: for each message of each package a DataPack and a RawData."""
 
-raise ImportError("nrp_core.data.nrp_protobuf: the embedded core has no datapacks of protobuf messages")
+from nrp_simserver.cores.embedded.protobuf_datapacks import classes_by_name as _classes_by_name
+
+_classes = _classes_by_name()
+globals().update(_classes)
+
+__all__ = list(_classes)

@@ -1,3 +1,5 @@
-"""Engines whose datapacks carry protobuf messages: not offered here."""
+"""Engines of type python_grpc."""
 
-raise ImportError("nrp_core.engines.python_grpc: the embedded core has no datapacks of protobuf messages")
+from nrp_simserver.cores.embedded.python_grpc import GrpcEngineScript
+
+__all__ = ["GrpcEngineScript"]

@@ -10,7 +10,11 @@ A library of its own:
     core.shutdown()
 """
 
-from nrp_simserver.cores.embedded import data_transfer, python_json  # noqa: F401  these are the engine types it can run
+from nrp_simserver.cores.embedded import (  # noqa: F401  these are the engine types it can run
+    data_transfer,
+    python_grpc,
+    python_json,
+)
 from nrp_simserver.cores.embedded.core import NrpCore
 from nrp_simserver.cores.embedded.engine import Engine
 

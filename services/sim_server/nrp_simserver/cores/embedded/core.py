@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nrp_common.errors import CallNotAllowed, EngineFailed, EngineUnavailable
 from nrp_simserver.cores import DataPublisher
@@ -12,7 +12,11 @@ from nrp_simserver.cores.embedded.engine import Engine
 from nrp_simserver.cores.embedded.function_files import load_functions
 from nrp_simserver.cores.embedded.json_values import from_engine
 from nrp_simserver.cores.embedded.loop import Loop, engine_error
+from nrp_simserver.cores.embedded.proto_files import ProtoFiles
 from nrp_simserver.cores.embedded.surroundings import Occupant, Surroundings
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 State = Literal["Created", "Initialized", "Running", "Stopped", "Failed"]
 
@@ -56,6 +60,7 @@ class NrpCore:
         self._state: State = "Created"
         self._engines: list[tuple[Engine[Any], Occupant]] = []
         self._surroundings = Surroundings(self.folder)
+        self._proto_files = ProtoFiles(self.folder)
         self._loop: Loop | None = None
         self._handed_in: list[tuple[str, str, Any]] = []
         self._leading_to_initialized = _Request(self, "Initialized")
@@ -85,6 +90,7 @@ class NrpCore:
         """Start the engines, load the functions; returns the observations.
 
         Raises:
+            ProtoFileWrong: a .proto file in the folder cannot be compiled.
             EngineFailed: an engine did not start.
             FunctionFailed: a function is wrong or cannot be loaded.
             CallNotAllowed: it is initialised already, or has failed.
@@ -92,6 +98,7 @@ class NrpCore:
         self._allow("Created")
         self._surroundings.open()
         with self._leading_to_initialized:
+            self._proto_files.open()
             for configuration in self.configuration.engines:
                 self._start_engine(Engine.types[configuration.type](configuration, self.folder, self._publisher))
             occupant = self._surroundings.occupant()
@@ -180,6 +187,7 @@ class NrpCore:
                     failure = engine_error(engine.name, error, self.folder)
                     failure.__cause__ = error
                     failed = failed or failure
+        self._proto_files.close()
         self._surroundings.close()
         self._surroundings = Surroundings(self.folder)
         if failed is not None:
@@ -192,23 +200,34 @@ class NrpCore:
             ValueError: there is no such engine.
             TypeError: the payload has no JSON form.
         """
-        names = [engine.name for engine in self.configuration.engines]
-        if engine_name not in names:
-            raise ValueError(f"there is no engine {engine_name!r}; engines are: {', '.join(names)}")
-        self._handed_in.append((engine_name, datapack_name, from_engine(payload)))
+        self._hand_in(datapack_name, engine_name, from_engine(payload))
 
-    def set_proto_datapack(self, datapack_name: str, engine_name: str, payload: Any) -> None:
-        """Not possible: this core has no engine that takes protobuf messages."""
-        raise EngineUnavailable(
-            f"datapack {datapack_name!r} for engine {engine_name!r} is a {type(payload).__name__}:"
-            " the embedded core has no engine that takes protobuf messages"
-        )
+    def set_proto_datapack(self, datapack_name: str, engine_name: str, payload: Message) -> None:
+        """Hand a copy of a protobuf message to an engine with the next `run_loop` or `reset`.
+
+        Raises:
+            ValueError: there is no such engine.
+            TypeError: the payload is no message.
+        """
+        from google.protobuf.message import Message  # others need not wait for protobuf
+
+        if not isinstance(payload, Message):
+            raise TypeError(f"datapack {datapack_name!r} has to be a protobuf message, not {type(payload).__name__}")
+        message = type(payload)()
+        message.CopyFrom(payload)
+        self._hand_in(datapack_name, engine_name, message)
 
     # -- how a request runs --------------------------------------------------------------------------------------------
 
     def _allow(self, *states: State) -> None:
         if self._state not in states:
             raise CallNotAllowed(f"Can't process request: the state is {self._state}")
+
+    def _hand_in(self, datapack_name: str, engine_name: str, content: Any) -> None:
+        names = [engine.name for engine in self.configuration.engines]
+        if engine_name not in names:
+            raise ValueError(f"there is no engine {engine_name!r}; engines are: {', '.join(names)}")
+        self._handed_in.append((engine_name, datapack_name, content))
 
     def _ready(self) -> Loop:
         self._allow("Initialized", "Stopped")

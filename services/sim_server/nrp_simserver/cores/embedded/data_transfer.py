@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores import DataPublisher
 from nrp_simserver.cores.configuration import NANOSECONDS, DataTransferConfiguration, Dump
+from nrp_simserver.cores.embedded import record_lines
 from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
 from nrp_simserver.cores.embedded.engine import Engine
-from nrp_simserver.cores.embedded.json_values import to_text
+from nrp_simserver.cores.embedded.json_values import is_json, to_text
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +29,9 @@ _QOS = 1
 class DataTransferEngine(Engine[DataTransferConfiguration]):
     """Hands on the datapacks that functions return to it and that are listed in its `dumps`.
 
-    `network`: published on "data/<datapack>" as JSON text; "data" lists these topics, "time" has the simulated time in
-    seconds after every step, "welcome" says that the simulation is there. `file`: a line "<simulated time>,<JSON>" each
+    `network`: published on "data/<datapack>", JSON data as text, a protobuf message serialised, by itself or, with
+    `streamDataPackMessage`, in an EngineGrpc.DataPackMessage; "data" lists these topics, "time" has the simulated time
+    in seconds after every step, "welcome" says that the simulation is there. `file`: lines as `record_lines` makes them
     in <dataDirectory>/<time of the launch>/<datapack>-<number of resets>.data.
     """
 
@@ -37,6 +43,7 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
         self._types = {dump.name: "" for dump in configuration.dumps if dump.network}
         self._time_ns = 0
         self._resets = 0
+        self._begun: set[str] = set()
         prefix = f"{configuration.prefix}/" if configuration.prefix else ""
         self._topics = f"{prefix}nrp_simulation/{configuration.simulation_id}/data"
 
@@ -70,15 +77,10 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
             dump = self._dumps.get(name)
             if dump is None:
                 continue
-            text = to_text(content)
             if dump.network:
-                if not self._types[name]:
-                    self._types[name] = JsonDataPack.type
-                    self._publish_topics()
-                self._publish(f"data/{name}", text)
+                self._stream(name, content)
             if dump.file:
-                with (self._directory / f"{name}-{self._resets}.data").open("a", encoding="utf-8") as file:
-                    file.write(f"{self._seconds()},{text}\n")
+                self._record(name, content)
 
     def reset(self) -> None:
         """Restart the time; from here on other files are written, and listeners are told."""
@@ -90,6 +92,38 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
     def shutdown(self) -> None:
         """Say good-bye."""
         self._publish("welcome", "Bye! NRP-core is disconnecting!", retained=True)
+
+    def _stream(self, name: str, content: Any) -> None:
+        kind = JsonDataPack.type if is_json(content) else content.DESCRIPTOR.full_name
+        if self._types[name] != kind:
+            self._types[name] = kind
+            self._publish_topics()
+        if self.publisher is not None:
+            payload = to_text(content).encode() if is_json(content) else self._serialised(name, content)
+            self.publisher(f"data/{name}", payload, _QOS, False)
+
+    def _serialised(self, name: str, message: Message) -> bytes:
+        if not self.configuration.stream_datapack_message:
+            return message.SerializePartialToString()
+        wrapped = importlib.import_module("nrp_protobuf.engine_grpc_pb2").DataPackMessage()
+        wrapped.dataPackId.dataPackName = name
+        wrapped.dataPackId.dataPackType = message.DESCRIPTOR.full_name
+        wrapped.dataPackId.engineName = self.name
+        wrapped.data.Pack(message)
+        serialised: bytes = wrapped.SerializeToString()
+        return serialised
+
+    def _record(self, name: str, content: Any) -> None:
+        file_name = f"{name}-{self._resets}.data"
+        try:
+            text = record_lines.lines(self._seconds(), content)
+        except ValueError as error:
+            raise EngineFailed(f"engine {self.name!r}: datapack {name!r} cannot be recorded: {error}") from error
+        with (self._directory / file_name).open("a", encoding="utf-8") as file:
+            if file_name not in self._begun:
+                self._begun.add(file_name)
+                file.write(record_lines.header(content))
+            file.write(text)
 
     def _seconds(self) -> str:
         return f"{(Decimal(self._time_ns) / NANOSECONDS).normalize():f}"

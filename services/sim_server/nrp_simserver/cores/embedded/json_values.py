@@ -18,11 +18,18 @@ _ATOMS = frozenset({str, int, bool, type(None)})
 
 _PLAIN = frozenset({str, int, float, bool, list})
 
+_TREES = _ATOMS | {float, list, dict}
+
 _NUMPY_NUMBERS = "iu"
 """Kinds of numpy arrays that are converted whatever their size; of the floats ("f") only 32 and 64 bits."""
 
 _UNSUPPORTED = "Attempted to convert unsupported python type into nlohmann::json."
 _NOT_UTF8 = "basic_string: construction from null is not valid"
+
+
+def is_json(value: Any) -> bool:
+    """Whether data is a converted tree, not a message of another kind. Looks at the outermost value alone."""
+    return type(value) in _TREES
 
 
 def copied(value: Any) -> Any:

@@ -226,7 +226,7 @@ class Loop:
         done, trajectory = result
         for data in trajectory:
             if not isinstance(data, RawData):
-                raise misuse(function, f"has to return a list of JsonRawData, one of them is {_kind(data)}")
+                raise misuse(function, f"has to return a list of raw data, one of them is {_kind(data)}")
             try:
                 self.trajectory.append(data.sent())
             except (TypeError, RuntimeError) as error:

@@ -1,55 +1,17 @@
-"""python_json: an engine whose behaviour is a Python script of the experiment, stepped in this process."""
+"""python_json: an engine that is a Python script of the experiment, with datapacks of JSON data."""
 
 from __future__ import annotations
 
-import logging
-from typing import Any, ClassVar, Self
+from typing import Any
 
 from nrp_common.errors import EngineFailed
-from nrp_simserver.cores.configuration import PythonEngineConfiguration
 from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
-from nrp_simserver.cores.embedded.engine import Engine
-from nrp_simserver.cores.embedded.json_values import from_engine
-from nrp_simserver.cores.embedded.surroundings import load_script
-
-logger = logging.getLogger(__name__)
+from nrp_simserver.cores.embedded.json_values import from_engine, is_json
+from nrp_simserver.cores.embedded.python_engine import PythonEngine, PythonScript
 
 
-class EngineScript:
-    """What an engine's file subclasses as `Script`, overriding `initialize`, `runLoop`, `shutdown` and perhaps `reset`.
-
-    Attributes:
-        _name: the engine's name.
-        _config: the engine's entry in the configuration.
-        _time_ns: the simulated time in nanoseconds that the step in hand leads to.
-    """
-
-    _name: str
-    _config: dict[str, Any]
-    _time_ns: int
-    _datapacks: dict[str, Any]
-
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
-        """Scripts that have an __init__ of their own need not call this class's."""
-        script = super().__new__(cls)
-        script._name = ""
-        script._config = {}
-        script._time_ns = 0
-        script._datapacks = {}
-        return script
-
-    def initialize(self) -> None:
-        """Called once, before the first step."""
-
-    def runLoop(self, timestep_ns: int) -> None:  # noqa: N802  nrp-core's name
-        """Called for each step, `_time_ns` having been advanced by `timestep_ns`."""
-        raise NotImplementedError(f"{type(self).__name__} has no runLoop")
-
-    def reset(self) -> None:
-        """Called when the simulation goes back to its beginning; `_time_ns` restarts afterwards."""
-
-    def shutdown(self) -> None:
-        """Called once, at the end."""
+class EngineScript(PythonScript):
+    """What the file of a python_json engine subclasses as `Script`."""
 
     def _registerDataPack(self, datapack_name: str) -> None:  # noqa: N802  nrp-core's name
         """Announce a datapack of this engine. Its data is None until it is set.
@@ -65,81 +27,16 @@ class EngineScript:
         """Set the data of a datapack: whatever has a JSON form."""
         self._datapacks[datapack_name] = data
 
-    def _getDataPack(self, datapack_name: str) -> Any:  # noqa: N802  nrp-core's name
-        """The data of a datapack, as this script or a function last set it.
 
-        Raises:
-            KeyError: there is no such datapack.
-        """
-        try:
-            return self._datapacks[datapack_name]
-        except KeyError:
-            raise KeyError(f"datapack {datapack_name!r} is not registered") from None
-
-    def _getEngineName(self) -> str:  # noqa: N802  nrp-core's name
-        return self._name
-
-    def _getRegisteredDataPackNames(self) -> list[str]:  # noqa: N802  nrp-core's name
-        return list(self._datapacks)
-
-
-class PythonJsonEngine(Engine[PythonEngineConfiguration]):
-    """Runs the class `Script` of the engine's file."""
+class PythonJsonEngine(PythonEngine):
+    """Runs the class `Script` of the engine's file, whose datapacks have a JSON form."""
 
     engine_type = "python_json"
-
-    script_class: ClassVar[type[EngineScript]] = EngineScript
-    """What the file's `Script` has to be a subclass of."""
-
-    _script: EngineScript
-
-    def initialize(self) -> None:
-        """Load the file, make its `Script` and initialise it."""
-        if self.configuration.command_timeout_ns:
-            logger.warning("engine %s: EngineCommandTimeout has no effect, the engine runs in this process", self.name)
-        module = load_script(self.folder, self.configuration.script, self.name)
-        script_class = getattr(module, "Script", None)
-        if not (isinstance(script_class, type) and issubclass(script_class, self.script_class)):
-            raise EngineFailed(
-                f"{self.configuration.script} defines no class Script({self.script_class.__name__})",
-                file=self.configuration.script,
-            )
-        script = script_class()
-        script._name = self.name
-        script._config = self.configuration.as_json()
-        self._script = script
-        self._run_loop = script.runLoop
-        self._initialize_script()
-
-    def _initialize_script(self) -> None:
-        """Call the `initialize` of the script, which has its name and configuration already."""
-        self._script.initialize()
-
-    def start_step(self, timestep_ns: int) -> None:
-        """Advance the script's time, then run it."""
-        self._script._time_ns += timestep_ns
-        self._run_loop(timestep_ns)
-
-    def reset(self) -> None:
-        """Let the script reset itself, seeing the time it had come to; then restart its time."""
-        self._script.reset()
-        self._script._time_ns = 0
-
-    def shutdown(self) -> None:
-        """Let the script end."""
-        self._script.shutdown()
+    script_class = EngineScript
 
     def get_datapack(self, name: str) -> DataPack:
         """What the script holds under this name, at this moment."""
-        script = self._script
-        try:
-            value = script._datapacks[name]
-        except KeyError:
-            raise EngineFailed(
-                f"engine {self.name!r}: a function asks for datapack {name!r}, which {self.configuration.script}"
-                f" does not register (registered are: {', '.join(sorted(script._datapacks)) or 'none'})",
-                file=self.configuration.script,
-            ) from None
+        value = self._held(name)
         try:
             return JsonDataPack.holding(name, self.name, from_engine(value))
         except (TypeError, RecursionError) as error:
@@ -149,13 +46,10 @@ class PythonJsonEngine(Engine[PythonEngineConfiguration]):
 
     def set_datapacks(self, datapacks: dict[str, Any]) -> None:
         """Hand data to the script, which keeps it until it is replaced."""
-        held = self._script._datapacks
-        for name in datapacks:
-            if name not in held:
-                logger.warning(
-                    "engine %s is sent datapack %s, which %s does not register",
-                    self.name,
-                    name,
-                    self.configuration.script,
+        for name, content in datapacks.items():
+            if not is_json(content):
+                raise EngineFailed(
+                    f"engine {self.name!r} takes JSON data; datapack {name!r} is a protobuf message,"
+                    f" {type(content).__name__}"
                 )
-        held.update(datapacks)
+        super().set_datapacks(datapacks)
