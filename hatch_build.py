@@ -23,4 +23,5 @@ class ProtobufModules(BuildHookInterface[Any]):
         target = sources / "nrp_shims/nrp_protobuf"
         for stale in target.glob("*_pb2.py"):
             stale.unlink()
-        compiler["write_modules"](protos, sorted(file.name for file in protos.glob("*.proto")), target)
+        for module in compiler["generate"](protos, sorted(file.name for file in protos.glob("*.proto"))):
+            (target / f"{module.name}.py").write_text(module.source, encoding="utf-8")

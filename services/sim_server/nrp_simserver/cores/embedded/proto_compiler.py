@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _MODULE = '''\
 """Messages of {file}. Generated: change that file instead."""
@@ -49,15 +49,28 @@ class ProtoFileFault(Exception):
         self.what = what
 
 
-def write_modules(folder: Path, files: Sequence[str], target: Path, includes: Sequence[Path] = ()) -> None:
-    """Write a module `<name>_pb2.py` for every file and for all that they import from `folder`.
+class GeneratedModule(NamedTuple):
+    """A module for the messages of one .proto file, to be part of the package of all such modules.
+
+    Attributes:
+        file: the .proto file, relative to the folder that was compiled.
+        name: the module's, `<name>_pb2`.
+        source: its text.
+    """
+
+    file: str
+    name: str
+    source: str
+
+
+def generate(folder: Path, files: Sequence[str], includes: Sequence[Path] = ()) -> Iterator[GeneratedModule]:
+    """A module for every file, and for all that they import from `folder`; each after those that it needs itself.
 
     Takes 0.1 s, nearly all of it for starting protoc.
 
     Args:
         folder: where the files are, and what they name each other relative to.
         files: the .proto files, relative to `folder`.
-        target: the folder of the modules, part of one package together with those of `includes`.
         includes: further folders to import from, whose modules exist.
 
     Raises:
@@ -65,16 +78,11 @@ def write_modules(folder: Path, files: Sequence[str], target: Path, includes: Se
     """
     for descriptor in _descriptors(folder, files, includes):
         if (folder / descriptor.name).is_file():
-            module = target / f"{_module(descriptor.name)}.py"
             imports = "".join(f"{_import(dependency)}\n" for dependency in descriptor.dependency)
-            module.write_text(
-                _MODULE.format(
-                    file=descriptor.name,
-                    imports=imports and f"{imports}\n",
-                    descriptor=descriptor.SerializeToString(),
-                ),
-                encoding="utf-8",
+            source = _MODULE.format(
+                file=descriptor.name, imports=imports and f"{imports}\n", descriptor=descriptor.SerializeToString()
             )
+            yield GeneratedModule(descriptor.name, _module(descriptor.name), source)
 
 
 def _descriptors(folder: Path, files: Sequence[str], includes: Sequence[Path]) -> Iterator[Any]:
@@ -87,9 +95,12 @@ def _descriptors(folder: Path, files: Sequence[str], includes: Sequence[Path]) -
     protoc = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if protoc.returncode:
         output = protoc.stderr.decode(errors="replace").strip()
-        fault = _FAULT.search(output)
-        if fault is None:
+        faults = list(_FAULT.finditer(output))
+        if not faults:
             raise ProtoFileFault("", 0, f"protoc failed: {output}")
+        fault = next(
+            (fault for fault in faults if fault["line"]), faults[0]
+        )  # one without: an imported file is missing
         raise ProtoFileFault(fault["file"], int(fault["line"] or 0), fault["what"])
     for file in FileDescriptorSet.FromString(protoc.stdout).file:
         for message in file.message_type:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
-import tempfile
-from collections.abc import MutableSequence
 from pathlib import Path
+from types import ModuleType
 
 from nrp_common.errors import ProtoFileWrong
-from nrp_simserver.cores.embedded.proto_compiler import ProtoFileFault, write_modules
+from nrp_simserver.cores.embedded.proto_compiler import GeneratedModule, ProtoFileFault, generate
+
+_PACKAGE = "nrp_protobuf"
 
 _OWN_FILES = Path(__file__).parents[2] / "protos"
 """The backend's own .proto files, which those of experiments may import."""
@@ -30,38 +32,52 @@ class ProtoFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._modules: tempfile.TemporaryDirectory[str] | None = None
+        self._loaded: list[str] = []
 
     def open(self) -> None:
-        """Compile the files, if there are any, and let the experiment import them.
+        """Compile the files, if there are any, and load their modules.
 
         Raises:
-            ProtoFileWrong: a file cannot be compiled; says where and why.
+            ProtoFileWrong: a file cannot be compiled, or its messages be loaded; says where and why.
         """
         files = sorted(file.name for file in self._folder.glob("*.proto"))
         if not files:
             return
-        self._modules = tempfile.TemporaryDirectory(prefix="nrp_protobuf_")
+        sys.modules.pop(_DATAPACKS, None)
         try:
-            write_modules(self._folder, files, Path(self._modules.name), [_OWN_FILES])
+            for module in generate(self._folder, files, [_OWN_FILES]):
+                self._load(module)
         except ProtoFileFault as fault:
             raise ProtoFileWrong(str(fault), file=fault.file, line=fault.line) from None
-        modules_path().insert(0, self._modules.name)
-        importlib.invalidate_caches()
-        sys.modules.pop(_DATAPACKS, None)
 
     def close(self) -> None:
         """Undo `open`. protobuf itself remembers the messages: they cannot be others later in this process."""
-        modules, self._modules = self._modules, None
-        if modules is None:
-            return
-        if modules.name in modules_path():
-            modules_path().remove(modules.name)
-        for name in [f"nrp_protobuf.{file.stem}" for file in Path(modules.name).glob("*.py")] + [_DATAPACKS]:
-            sys.modules.pop(name, None)
-        modules.cleanup()
+        for name in self._loaded:
+            sys.modules.pop(f"{_PACKAGE}.{name}", None)
+            vars(_package()).pop(name, None)
+        if self._loaded:
+            sys.modules.pop(_DATAPACKS, None)
+        self._loaded = []
+
+    def _load(self, generated: GeneratedModule) -> None:
+        module = ModuleType(f"{_PACKAGE}.{generated.name}")
+        module.__package__ = _PACKAGE
+        try:
+            exec(generated.source, module.__dict__)  # noqa: S102  the text is our own
+        except TypeError as error:
+            raise ProtoFileWrong(
+                f"{generated.file}: this process has loaded other messages of these names: {error}", file=generated.file
+            ) from error
+        sys.modules[module.__name__] = module
+        setattr(_package(), generated.name, module)
+        self._loaded.append(generated.name)
 
 
-def modules_path() -> MutableSequence[str]:
-    """Where the modules of the package `nrp_protobuf` are looked for: the folders, first come first served."""
-    return importlib.import_module("nrp_protobuf").__path__  # on the path of a simulation only
+def message_modules() -> list[ModuleType]:
+    """The modules of all .proto files that there are, the backend's and the experiment's, by name."""
+    names = {module.name for module in pkgutil.iter_modules(_package().__path__)} | set(vars(_package()))
+    return [importlib.import_module(f"{_PACKAGE}.{name}") for name in sorted(names) if name.endswith("_pb2")]
+
+
+def _package() -> ModuleType:
+    return importlib.import_module(_PACKAGE)  # on the path of a simulation only

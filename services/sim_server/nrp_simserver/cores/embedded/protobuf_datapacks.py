@@ -5,16 +5,13 @@ Only experiments that have messages import this module: protobuf itself takes 50
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any, ClassVar, Self, cast
 
-from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from nrp_simserver.cores.embedded.datapacks import DataPack, DataPackIdentifier, RawData
-from nrp_simserver.cores.embedded.proto_files import modules_path
+from nrp_simserver.cores.embedded.proto_files import message_modules
 
 _NO_DATAPACKS = frozenset({"EngineGrpc"})
 """Packages whose messages carry datapacks outside of a simulation instead of being the data of one."""
@@ -143,7 +140,8 @@ def classes_by_name() -> dict[str, type[ProtobufRawData]]:
     These are the messages of all files in the package `nrp_protobuf`, the experiment's own included.
     """
     classes: dict[str, type[ProtobufRawData]] = {}
-    for file in _files():
+    for module in message_modules():
+        file = module.DESCRIPTOR
         if file.package not in _NO_DATAPACKS:
             for descriptor in file.message_types_by_name.values():
                 message_type = GetMessageClass(descriptor)
@@ -155,12 +153,7 @@ def classes_by_name() -> dict[str, type[ProtobufRawData]]:
 
 def packages() -> set[str]:
     """The protobuf packages that there are."""
-    return {file.package for file in _files()}
-
-
-def _files() -> list[FileDescriptor]:
-    modules = sorted(module.name for module in pkgutil.iter_modules(modules_path()))
-    return [importlib.import_module(f"nrp_protobuf.{name}").DESCRIPTOR for name in modules if name.endswith("_pb2")]
+    return {module.DESCRIPTOR.package for module in message_modules()}
 
 
 def _made(kind: str, base: type[ProtobufRawData], message_type: type[Message]) -> type[ProtobufRawData]:
