@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
+_TABLE = 2
+"""Dimensions of an array that is written as rows; one of fewer or more is a single row."""
+
+
 def header(content: Any) -> str:
     """What a file begins with before the first lines of its datapack: the names of a message's fields, or nothing."""
     if is_json(content) or content.DESCRIPTOR.full_name in _PLAIN:
@@ -47,13 +51,10 @@ def _array(time: str, message: Any) -> str:
     # Their shortest decimal form, which a float of 32 bits taken into Python has no more.
     numbers = np.array(message.float_stream, dtype=np.float32).astype(str).tolist()
     numbers = [number.removesuffix(".0") for number in numbers]
-    columns = message.dims[-1] if len(message.dims) > 1 else len(numbers)
-    if columns == 0 or len(numbers) % columns:
-        if numbers:
-            raise ValueError(f"{len(numbers)} numbers do not fill rows of {columns}, as dims {list(message.dims)} say")
-        return f"{time},0,\n"
-    rows = [numbers[start : start + columns] for start in range(0, len(numbers), columns)]
-    return "".join(f"{time},{index},{','.join(row)}\n" for index, row in enumerate(rows))
+    rows, columns = message.dims if len(message.dims) == _TABLE else (1, len(numbers))
+    if rows * columns != len(numbers):
+        raise ValueError(f"{len(numbers)} numbers do not fill {rows} rows of {columns}")
+    return "".join(f"{time},{row},{','.join(numbers[row * columns : (row + 1) * columns])}\n" for row in range(rows))
 
 
 def _fields(time: str, message: Message) -> str:
