@@ -34,6 +34,8 @@ PRELOADED: Final = (
     "asyncio",
     "concurrent.futures",
     "csv",
+    "google.protobuf.internal.builder",
+    "google.protobuf.message_factory",
     "inspect",
     "json",
     "logging.handlers",

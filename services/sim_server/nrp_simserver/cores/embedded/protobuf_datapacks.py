@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from nrp_simserver.cores.embedded.datapacks import DataPack, DataPackIdentifier, RawData
 from nrp_simserver.cores.embedded.proto_files import message_modules
 
-_NO_DATAPACKS = frozenset({"EngineGrpc"})
+_NO_DATAPACKS = frozenset({"EngineGrpc", "NrpCore"})
 """Packages whose messages carry datapacks outside of a simulation instead of being the data of one."""
 
 
@@ -109,7 +109,8 @@ class ProtobufDataPack(ProtobufRawData, DataPack):
 
     def view(self, *, updated: bool) -> Self:
         """The same datapack for another reader, with a message of its own."""
-        made = self.snapshot()
+        made = type(self)(self.name, self.engine_name)
+        made._serialized = self._serialized if self._message is None else self._message.SerializePartialToString()
         made._updated = updated
         return made
 
