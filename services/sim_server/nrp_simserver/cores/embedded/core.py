@@ -73,6 +73,11 @@ class NrpCore:
         return self.configuration.timestep_ns
 
     @property
+    def steps_at_once(self) -> int:
+        """One: a call costs next to nothing."""
+        return 1
+
+    @property
     def timeout_ns(self) -> int:
         """The SimulationTimeout in nanoseconds, 0 for none."""
         return self.configuration.timeout_ns
@@ -209,13 +214,11 @@ class NrpCore:
             ValueError: there is no such engine.
             TypeError: the payload is no message.
         """
-        from google.protobuf.message import Message  # others need not wait for protobuf
+        from nrp_simserver.cores.embedded import protobuf_datapacks  # others need not wait for protobuf
 
-        if not isinstance(payload, Message):
+        if not protobuf_datapacks.is_message(payload):
             raise TypeError(f"datapack {datapack_name!r} has to be a protobuf message, not {type(payload).__name__}")
-        message = type(payload)()
-        message.CopyFrom(payload)
-        self._hand_in(datapack_name, engine_name, message)
+        self._hand_in(datapack_name, engine_name, protobuf_datapacks.copied(payload))
 
     # -- how a request runs --------------------------------------------------------------------------------------------
 

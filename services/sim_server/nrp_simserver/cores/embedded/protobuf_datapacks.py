@@ -14,7 +14,12 @@ from nrp_simserver.cores.embedded.datapacks import DataPack, DataPackIdentifier,
 from nrp_simserver.cores.embedded.proto_files import message_modules
 
 _NO_DATAPACKS = frozenset({"EngineGrpc", "NrpCore"})
-"""Packages whose messages carry datapacks outside of a simulation instead of being the data of one."""
+"""Packages whose messages are for talking to the original nrp-core, not the data of datapacks."""
+
+
+def is_message(value: object) -> bool:
+    """Whether something is a protobuf message."""
+    return isinstance(value, Message)
 
 
 def copied(message: Message) -> Message:
