@@ -21,6 +21,7 @@ class EmptyCore:
 
     timestep_ns = 1_000_000
     timeout_ns = 0
+    steps_at_once = 1
 
     def initialize(self) -> list[Any]:
         return []

@@ -123,5 +123,17 @@ class FunctionFailed(ExperimentError, RuntimeError):
     """A transceiver, preprocessing or status function raised an exception, or is not what a function has to be."""
 
 
+class CoreFailed(ExperimentError, RuntimeError):
+    """NRPCoreSim could not do what it was asked; nothing but to shut it down is left."""
+
+
+class CoreLost(ExperimentError, ConnectionError):
+    """NRPCoreSim has ended, or can no longer be reached."""
+
+
+class CoreNotReady(EngineUnavailable, TimeoutError):
+    """NRPCoreSim could not be reached in time."""
+
+
 class CallNotAllowed(NRPError, ConnectionError):
     """Can't process request"""  # noqa: D400, D415  nrp-core's words; its clients know this case as a ConnectionError

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.cores import NrpCore
 from nrp_simserver.gate import Gate
 
 RunLoop = Callable[..., tuple[bool, list[Any]]]
+Result = TypeVar("Result")
 
 
 class NRPSimulationTimeout(Exception):
@@ -19,7 +20,8 @@ class NRPSimulationTimeout(Exception):
 class NRPCoreWrapper:
     """A co-simulation core for a script to drive; what is not defined here is the core's own.
 
-    A call for many steps is split into single ones, so that a pause, a stop or a step command takes effect between two.
+    A call for many steps is split into calls for as few as the core takes at once, so that a pause, a stop or a step
+    command takes effect between two.
 
     Args:
         core: an initialised core.
@@ -59,15 +61,18 @@ class NRPCoreWrapper:
         Returns:
             (done, timed_out, trajectory)
         """
-        clock = self._clock
-        while not self._is_timed_out():
-            done, trajectory = self._gated_step()
+        while (left := self._steps_left()) is None or left > 1:
+            _, (done, trajectory) = self._gated(
+                self._core.run_loop, self._core.steps_at_once if left is None else left - 1
+            )
             if done:
-                return True, self._is_timed_out(), trajectory
-        self._gate.wait()
-        _, _, trajectory = self._core.run_until_timeout()  # takes no step any more, only hands out what was gathered
-        assert clock.timeout_ns
-        return False, True, trajectory
+                return True, False, trajectory
+        if left == 0:
+            self._gate.wait()
+            return self._core.run_until_timeout()
+        # Left to the core, which hands out what was gathered.
+        _, result = self._gated(lambda _: self._core.run_until_timeout(), 1)
+        return result
 
     def reset(self) -> list[Any]:
         """Bring the co-simulation back to t = 0; the script goes on. Returns the observations."""
@@ -127,23 +132,28 @@ class NRPCoreWrapper:
                 f"{clock.timeout_ns / 1e9:g} s"
             )
         any_done, gathered = False, []
-        for _ in range(num_iterations):
-            done, trajectory = self._gated_step()
+        while num_iterations:
+            steps, (done, trajectory) = self._gated(self._core.run_loop, num_iterations)
             any_done |= done
             gathered += trajectory
+            num_iterations -= steps
         return any_done, gathered
 
-    def _gated_step(self) -> tuple[bool, list[Any]]:
+    def _gated(self, advance: Callable[[int], Result], most: int) -> tuple[int, Result]:
+        """Have `advance(steps)` take as many steps as may be taken at once; returns (steps, what it returned)."""
         is_counted = not self._gate.is_open and self._gate.wait()
+        steps = 1 if is_counted else min(most, self._core.steps_at_once)
         try:
-            result = self._core.run_loop(1)
+            result = advance(steps)
         except Exception as failure:
             self.failure = self.failure or failure
             raise
-        self._clock.time_ns += self._timestep_ns
+        self._clock.time_ns += steps * self._timestep_ns
         if is_counted and self._gate.step_taken():
             self._on_steps_taken()
-        return result
+        return steps, result
 
-    def _is_timed_out(self) -> bool:
-        return bool(self._clock.timeout_ns) and self._clock.time_ns >= self._clock.timeout_ns
+    def _steps_left(self) -> int | None:
+        """How many steps it takes to reach the timeout, None when there is none."""
+        clock = self._clock
+        return max(0, -((clock.time_ns - clock.timeout_ns) // self._timestep_ns)) if clock.timeout_ns else None

@@ -79,20 +79,23 @@ def _stat_fields(process: Path) -> list[bytes]:
     return (process / "stat").read_bytes().rpartition(b")")[2].split()
 
 
-def mark_of(pid: int) -> str | None:
-    """The incarnation that a process is marked with, None when there is no such process or mark."""
+def mark_of(pid: int, variable: str = MARK) -> str | None:
+    """The incarnation that a process is marked with, None when there is no such process or mark.
+
+    Another environment variable can serve as another mark.
+    """
     with suppress(OSError):
-        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            name, _, value = variable.partition(b"=")
-            if name == MARK.encode():
+        for setting in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            name, _, value = setting.partition(b"=")
+            if name == variable.encode():
                 return value.decode(errors="replace")
     return None
 
 
-def marked(incarnations: Collection[str]) -> list[int]:
+def marked(incarnations: Collection[str], variable: str = MARK) -> list[int]:
     """The ids of all processes of this machine that bear one of these marks."""
     pids = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208  a path each costs more
-    return [pid for pid in pids if mark_of(pid) in incarnations and not has_ended(pid)]
+    return [pid for pid in pids if mark_of(pid, variable) in incarnations and not has_ended(pid)]
 
 
 def left_behind(

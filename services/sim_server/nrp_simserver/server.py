@@ -118,7 +118,7 @@ class SimulationServer:
         threading.Thread(target=self._publish_status_regularly, name="status", daemon=True).start()
 
     def _initialize(self) -> NRPScriptRunner:
-        experiment = self._folder.experiment
+        setup, experiment = self._setup, self._folder.experiment
         self._lifecycle.write_journal()
         try:
             self._bus.wait_until_connected(CONNECTING_S)
@@ -127,14 +127,21 @@ class SimulationServer:
         self._lifecycle.publish_status()
         with self._interruption.of_user_code():
             self._notifier.progress(INITIALIZING, "Loading the experiment", index=0, count=3)
-            configuration = load_configuration(experiment, self._setup.configuration).of_simulation(
-                self._setup.simulation_id, self._setup.mqtt_prefix
+            configuration = load_configuration(experiment, setup.configuration).of_simulation(
+                setup.simulation_id, setup.mqtt_prefix, f"{setup.broker_host}:{setup.broker_port}"
             )
-            script = MainScript.load(experiment, self._setup.main_script)
+            script = MainScript.load(experiment, setup.main_script)
             self._notifier.progress(INITIALIZING, "Starting external processes", index=1, count=3)
             self._external_processes.start(configuration.external_processes, experiment)
             self._notifier.progress(INITIALIZING, "Starting engines", index=2, count=3)
-            self._core = create_core(configuration, experiment, self._setup.core, self._notifier.publish_data)
+            self._core = create_core(
+                configuration,
+                experiment,
+                setup.core,
+                self._notifier.publish_data,
+                config_file=setup.configuration,
+                nrpcoresim=setup.nrpcoresim,
+            )
             self._core.initialize()
             self._external_processes.check()
         self._nrp = NRPCoreWrapper(self._core, self._gate, self._clock, self._report_steps_taken)

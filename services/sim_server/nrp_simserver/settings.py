@@ -10,6 +10,7 @@ from typing import Final
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from nrp_common.settings import CommonSettings
+from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
 
 GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
@@ -33,6 +34,12 @@ class LauncherSettings(CommonSettings):
     """Time between two status messages of a simulation."""
     core: Kind = "auto"
     """The co-simulation core to use: `auto`, or one by name."""
+    nrpcoresim: str = "NRPCoreSim"
+    """The original nrp-core: a program on the PATH, or its path."""
+    nrpcoresim_address: str | None = None
+    """`host:port` of an NRPCoreSim that runs as a server already, to be driven instead of one launched."""
+    nrpcoresim_timeout_s: PositiveFloat = 60.0
+    """How long NRPCoreSim may take until it can be reached."""
     log_limit_mb: PositiveInt = 512
     """A simulation that writes more than this to its log is ended."""
 
@@ -47,6 +54,13 @@ class LauncherSettings(CommonSettings):
     def storage(self) -> str:
         """The Storage Server's base URL."""
         return self.storage_url or GATEWAY_ON_THIS_MACHINE
+
+    @property
+    def nrpcoresim_options(self) -> NRPCoreSimOptions:
+        """Which NRPCoreSim runs what needs one."""
+        return NRPCoreSimOptions(
+            program=self.nrpcoresim, address=self.nrpcoresim_address, start_timeout_s=self.nrpcoresim_timeout_s
+        )
 
     @property
     def simulations_directory(self) -> Path:

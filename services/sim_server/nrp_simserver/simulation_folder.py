@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nrp_common.lifecycle import SimulationState
+from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class ServerSetup(BaseModel):
         mqtt_prefix: put before all topics.
         status_interval_s: seconds between two status messages.
         core: which co-simulation core to use: `auto`, or one by name.
+        nrpcoresim: how to come by the core of that name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +59,7 @@ class ServerSetup(BaseModel):
     mqtt_prefix: str = ""
     status_interval_s: float = 1.0
     core: Kind = "auto"
+    nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions()
 
 
 class Journal(BaseModel):

@@ -479,4 +479,5 @@ class SimulationServerInstance:
             mqtt_prefix=self._topics.prefix,
             status_interval_s=settings.status_interval_s,
             core=settings.core,
+            nrpcoresim=settings.nrpcoresim_options,
         )

@@ -215,6 +215,6 @@ def test_overriding_what_is_not_there_is_an_error(path: str, tmp_path: Path) -> 
 
 def test_a_run_names_its_own_topics(tmp_path: Path) -> None:
     configuration = load(tmp_path, {"EngineConfigs": [ENGINE, {**TRANSFER, "simulationID": "5"}]})
-    transfer = configuration.of_simulation(7, "lab").engines[1]
+    transfer = configuration.of_simulation(7, "lab", "bus:1883").engines[1]
     assert isinstance(transfer, DataTransferConfiguration)
-    assert (transfer.simulation_id, transfer.prefix) == (7, "lab")
+    assert (transfer.simulation_id, transfer.prefix, transfer.broker) == (7, "lab", "bus:1883")

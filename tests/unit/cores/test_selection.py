@@ -10,6 +10,8 @@ import pytest
 from nrp_common.errors import EngineUnavailable
 from nrp_simserver.cores.configuration import ENGINE_TYPES, SimulationConfiguration
 from nrp_simserver.cores.embedded import Engine, NrpCore
+from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
+from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import create_core
 
 FIELDS = {"PythonFileName": "a.py", "Simulator": "Mujoco", "NestInitFileName": "a.py"}
@@ -34,6 +36,36 @@ def test_an_engine_that_nothing_can_run_is_named_with_its_type(kind: Any, engine
         create_core(configuration(engine_type), tmp_path, kind)
 
 
-def test_the_original_core_is_not_offered(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="choose the embedded core"):
-        create_core(configuration("python_json"), tmp_path, "nrpcoresim")
+@pytest.mark.parametrize("engine_type", ["gazebo_grpc", "unity_grpc"])
+def test_what_the_embedded_core_cannot_run_the_original_program_runs(engine_type: str, original: Path) -> None:
+    core = create_core(configuration(engine_type), original.parent)
+    assert isinstance(core, NRPCoreSim)
+    assert core.current_state() == "Created"
+
+
+def test_a_server_that_runs_already_does_as_well(tmp_path: Path) -> None:
+    options = NRPCoreSimOptions(address="localhost:5345")
+    assert isinstance(create_core(configuration("gazebo_grpc"), tmp_path, nrpcoresim=options), NRPCoreSim)
+
+
+def test_what_the_embedded_core_can_run_it_runs_although_the_program_is_there(original: Path) -> None:
+    assert isinstance(create_core(configuration("python_json"), original.parent), NrpCore)
+
+
+def test_the_program_is_not_taken_when_the_embedded_core_is_asked_for(original: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="engine 'robot' is of type gazebo_grpc"):
+        create_core(configuration("gazebo_grpc"), original.parent, "embedded")
+
+
+def test_asked_for_the_program_runs_what_the_embedded_core_could_run_too(tmp_path: Path) -> None:
+    assert isinstance(create_core(configuration("python_json"), tmp_path, "nrpcoresim"), NRPCoreSim)
+
+
+@pytest.fixture
+def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program NRPCoreSim on the PATH."""
+    program = tmp_path / "NRPCoreSim"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return program

@@ -24,6 +24,10 @@ class NrpCore(Protocol):
     def timeout_ns(self) -> int:
         """The SimulationTimeout in nanoseconds, 0 for none."""
 
+    @property
+    def steps_at_once(self) -> int:
+        """How many steps a call of `run_loop` may take so that a pause or a stop need not wait for it, 1 or more."""
+
     def initialize(self) -> list[Any]:
         """Start the engines and load the functions.
 

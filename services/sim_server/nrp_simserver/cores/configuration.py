@@ -263,9 +263,15 @@ class SimulationConfiguration(_Section):
                 raise ValueError(f"{field} {twice[0]!r} is given twice; each has to be unique")
         return self
 
-    def of_simulation(self, simulation_id: int, mqtt_prefix: str) -> Self:
-        """The same for one run: data transfer engines name the topics of that simulation, not those in the file."""
-        run = {"simulation_id": simulation_id, "prefix": mqtt_prefix}
+    def of_simulation(self, simulation_id: int, mqtt_prefix: str, broker: str) -> Self:
+        """The same for one run: data transfer engines name the topics of that simulation, not those in the file.
+
+        Args:
+            simulation_id: of the simulation.
+            mqtt_prefix: of all topics.
+            broker: `host:port` of the bus.
+        """
+        run = {"simulation_id": simulation_id, "prefix": mqtt_prefix, "broker": broker}
         engines = [
             engine.model_copy(update=run) if isinstance(engine, DataTransferConfiguration) else engine
             for engine in self.engines

@@ -7,16 +7,11 @@ from typing import Literal
 
 from nrp_common.errors import EngineUnavailable
 from nrp_simserver.cores import DataPublisher, NrpCore
-from nrp_simserver.cores.configuration import EngineConfiguration, SimulationConfiguration
+from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration
+from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
+from nrp_simserver.cores.nrpcoresim.program import find_program
 
 Kind = Literal["auto", "embedded", "nrpcoresim"]
-
-_NEEDS: dict[str, str] = {
-    "py_sim": "a physics simulator, which the embedded core does not have",
-    "nest_json": "NEST, which the embedded core does not have",
-    "nest_server": "NEST Server, which the embedded core does not have",
-}
-"""What engines need that the embedded core could have; all others need the original nrp-core."""
 
 
 def create_core(
@@ -24,28 +19,52 @@ def create_core(
     folder: Path,
     kind: Kind = "auto",
     publisher: DataPublisher | None = None,
+    *,
+    config_file: str = DEFAULT_FILE,
+    nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions(),  # noqa: B008  immutable
 ) -> NrpCore:
     """The core that runs an experiment, in state Created.
 
     Args:
         configuration: the experiment's configuration.
         folder: the experiment's folder.
-        kind: "embedded", "nrpcoresim" (the original program), or "auto": the embedded one if it can run every engine.
-        publisher: publishes the data that the experiment streams.
+        kind: "embedded", "nrpcoresim" (the original program), or "auto": the embedded one if it can run every engine,
+            else the original program if it is there.
+        publisher: publishes the data that the experiment streams through the embedded core.
+        config_file: where the configuration was read from, relative to `folder`.
+        nrpcoresim: how to come by the original program.
 
     Raises:
         EngineUnavailable: nothing here can run an engine of the experiment; names it, its type and what it needs.
     """
-    from nrp_simserver.cores import embedded  # a launcher that only reads configurations needs none of it
-
     if kind == "nrpcoresim":
-        raise EngineUnavailable("the original nrp-core cannot be driven; choose the embedded core")
+        return _original(configuration, folder, config_file, nrpcoresim)
+    try:
+        return _embedded(configuration, folder, publisher)
+    except EngineUnavailable:
+        if kind == "auto" and (nrpcoresim.address or find_program(nrpcoresim.program)):
+            return _original(configuration, folder, config_file, nrpcoresim)
+        raise
+
+
+# Imported when needed: a launcher that only reads configurations needs neither, and gRPC cannot be forked.
+
+
+def _embedded(configuration: SimulationConfiguration, folder: Path, publisher: DataPublisher | None) -> NrpCore:
+    from nrp_simserver.cores import embedded
+
     for engine in configuration.engines:
         if engine.type not in embedded.Engine.types:
-            raise EngineUnavailable(_refusal(engine))
+            raise EngineUnavailable(
+                f"engine {engine.name!r} is of type {engine.type}: it needs the original nrp-core, the program"
+                " NRPCoreSim on the PATH"
+            )
     return embedded.NrpCore(folder, configuration=configuration, publisher=publisher)
 
 
-def _refusal(engine: EngineConfiguration) -> str:
-    needs = _NEEDS.get(engine.type, "the original nrp-core (NRPCoreSim), which cannot be driven here")
-    return f"engine {engine.name!r} is of type {engine.type}: it needs {needs}"
+def _original(
+    configuration: SimulationConfiguration, folder: Path, config_file: str, options: NRPCoreSimOptions
+) -> NrpCore:
+    from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
+
+    return NRPCoreSim(folder, config_file, configuration=configuration, options=options)

@@ -1,0 +1,22 @@
+"""How to come by an NRPCoreSim."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+
+
+class NRPCoreSimOptions(BaseModel):
+    """Which NRPCoreSim runs an experiment.
+
+    Attributes:
+        program: the program to launch, a name on the PATH or a path.
+        address: `host:port` of a server that runs already, which is driven instead of one launched. It keeps its own
+            configuration, and goes on running at the end.
+        start_timeout_s: how long it may take until it can be reached, in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    program: str = "NRPCoreSim"
+    address: str | None = None
+    start_timeout_s: PositiveFloat = 60.0
