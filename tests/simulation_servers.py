@@ -248,10 +248,11 @@ class SimulationServers:
         main_script: str = "main_script.py",
         status_interval_s: float = 0.1,
         prefix: str = "",
+        setup: dict[str, Any] | None = None,
     ) -> RunningSimulation:
-        """The folder of a simulation that is not running yet. `configuration` adds to the usual one."""
+        """The folder of a simulation that is not running yet. `configuration` and `setup` add to the usual ones."""
         simulation_id = next(_ids)
-        setup = ServerSetup(
+        server_setup = ServerSetup(
             simulation_id=simulation_id,
             incarnation=uuid.uuid4().hex,
             folder=self._folder / str(simulation_id),
@@ -261,8 +262,9 @@ class SimulationServers:
             broker_port=self._broker.port,
             mqtt_prefix=prefix,
             status_interval_s=status_interval_s,
+            **(setup or {}),
         )
-        experiment = SimulationFolder(setup.folder, simulation_id).experiment
+        experiment = SimulationFolder(server_setup.folder, simulation_id).experiment
         experiment.mkdir(parents=True)
         contents: dict[str, str | bytes] = {
             "simulation_config.json": json.dumps({**CONFIGURATION, **(configuration or {})}),
@@ -273,8 +275,8 @@ class SimulationServers:
         for name, content in contents.items():
             (experiment / name).parent.mkdir(exist_ok=True)
             (experiment / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        (setup.folder / "setup.json").write_text(setup.model_dump_json())
-        simulation = RunningSimulation(setup, self._wire, topics=Topics(prefix))
+        (server_setup.folder / "setup.json").write_text(server_setup.model_dump_json())
+        simulation = RunningSimulation(server_setup, self._wire, topics=Topics(prefix))
         self._running.append(simulation)
         return simulation
 
