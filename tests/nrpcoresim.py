@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from nrp_shims.nrp_protobuf import dump_pb2, nrp_core_pb2
 
@@ -73,13 +75,16 @@ class Core:
         self._step = 0
         self._gathered: list[int] = []
         self._engines: list[subprocess.Popen[bytes]] = []
+        self._transfers: list[DataTransfer] = []
         self._stop = threading.Event()
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     def initialize(self, _request: Any) -> Any:
-        for _ in self._configuration["EngineConfigs"]:
+        for engine in self._configuration["EngineConfigs"]:
             self._engines.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
+            if engine["EngineType"] == "datatransfer_grpc_engine":
+                self._transfers.append(DataTransfer(engine))
         Path(ENGINES).write_text(json.dumps([engine.pid for engine in self._engines]))
         if self._behaviour.fails_to_initialize:
             return pb.InitializeResponse(simState=self._failed(self._behaviour.fails_to_initialize))
@@ -126,6 +131,8 @@ class Core:
         _note("shutdown")
         if self._behaviour.stays:
             time.sleep(600)
+        for transfer in self._transfers:
+            transfer.shutdown()
         for engine in self._engines:
             engine.kill()
             engine.wait()
@@ -148,6 +155,8 @@ class Core:
         self._step += 1
         self._gathered.append(self._step)
         time.sleep(self._behaviour.step_s)
+        for transfer in self._transfers:
+            transfer.step(self._step)
         if self._step == self._behaviour.dies_at:
             print(f"step {self._step}: something terrible happened", flush=True)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -187,6 +196,40 @@ class Core:
             if wrong == "bytes":
                 message.data.value = b"\xff"
         return trajectory
+
+
+class DataTransfer:
+    """A data transfer engine that publishes a text in each step. Two of one client name disconnect each other."""
+
+    def __init__(self, configuration: dict[str, Any]) -> None:
+        prefix = configuration["MQTTPrefix"]
+        root = f"nrp_simulation/{configuration['simulationID']}"
+        self._root = f"{prefix}/{root}" if prefix else root
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, f"{prefix}_{configuration['EngineName']}", protocol=mqtt.MQTTv311
+        )
+        self._client.on_disconnect = lambda *_: _note("disconnected")
+        host, _, port = configuration["MQTTBroker"].partition(":")
+        self._client.connect(host, int(port))
+        self._client.loop_start()
+        self._publish("welcome", b"NRP-core is connected!", retain=True)
+        self._publish(
+            "data", json.dumps([{"topic": f"{self._root}/data/words", "type": "Dump.String"}]).encode(), retain=True
+        )
+
+    def step(self, step: int) -> None:
+        """Publish what a step brought."""
+        self._publish("data/words", dump.String(string_stream=f"step {step}").SerializeToString())
+
+    def shutdown(self) -> None:
+        """Say good-bye."""
+        self._publish("welcome", b"Bye! NRP-core is disconnecting!", retain=True)
+        self._client.on_disconnect = None
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _publish(self, leaf: str, payload: bytes, *, retain: bool = False) -> None:
+        self._client.publish(f"{self._root}/{leaf}", payload, qos=1, retain=retain).wait_for_publish(5)
 
 
 def _told(datapacks: Any) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class Topics:
         """Where the logs and results of an ended simulation were stored."""
         return self.simulation(simulation_id, "archives")
 
+    def relayed(self, simulation_id: int | str) -> str:
+        """The prefix below which the original nrp-core publishes for one simulation, to be passed on from there."""
+        return self._name("nrp_core_sim", simulation_id)
+
     # -- processes -----------------------------------------------------------------------------------------------------
 
     def server_presence(self, incarnation: str) -> str:

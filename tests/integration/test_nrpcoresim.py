@@ -18,13 +18,14 @@ from typing import Any
 import psutil
 import pytest
 
+from nrp_common.bus import BrokerAddress
 from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost, CoreNotReady, EngineUnavailable
 from nrp_simserver import processes
 from nrp_simserver.cores.embedded import NrpCore
 from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from tests.nrpcoresim import behave, calls, dump, engines, install
-from tests.simulation_servers import SimulationServers
+from tests.simulation_servers import SimulationServers, Wire
 from tests.waiting import wait_until
 
 REAL_PROGRAM = shutil.which("NRPCoreSim")
@@ -200,14 +201,13 @@ def test_many_quick_steps_are_few_calls_none_of_which_takes_long(launch: Launch,
 def test_data_transfer_engines_are_told_the_simulation_and_the_broker(
     folder: Path, program: Path, launch: Launch
 ) -> None:
-    configuration = launch({"EngineConfigs": [*ENGINES, TRANSFER]}).configuration
+    configuration = launch({"EngineConfigs": [*ENGINES, TRANSFER]}, refuses="initialize").configuration
     run = configuration.of_simulation(7, 'lab "1", east', "bus:1883")
     core = NRPCoreSim(folder, configuration=run, overrides={"SimulationTimeout": 5})
-    try:
+    with pytest.raises(CallNotAllowed):  # there is no such broker
         core.initialize()
-        seen = calls(folder)[0][1]["configuration"]
-    finally:
-        core.shutdown()
+    core.shutdown()
+    seen = calls(folder)[0][1]["configuration"]
     assert seen["SimulationTimeout"] == 5
     assert seen["EngineConfigs"][0] == ENGINES[0]
     told = {"simulationID": "7", "MQTTBroker": "bus:1883", "MQTTPrefix": 'lab "1", east'}
@@ -445,6 +445,36 @@ def test_a_simulation_whose_program_dies_fails_with_its_last_words(servers: Simu
     simulation = servers.started(files=files, **simulation_fields(program))
     assert "something terrible happened" in str(simulation.await_failure().error)
     assert working_in(simulation.folder.experiment) == []
+
+
+@pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)  # the other one speaks MQTT 3.1.1 on another port
+@pytest.mark.parametrize("prefix", ["", "lab"])
+def test_two_simulations_stream_data_at_once_each_on_its_own_topics(
+    servers: SimulationServers, program: Path, prefix: str
+) -> None:
+    fields = simulation_fields(program) | {"configuration": {"EngineConfigs": [*ENGINES, TRANSFER]}, "prefix": prefix}
+    simulations = [servers.paused("nrp.run_loop(); nrp.run_loop()", **fields) for _ in range(2)]
+    for simulation in simulations:
+        simulation.command("started")
+    for simulation in simulations:
+        simulation.await_transition("completed")
+        wire, root = simulation.wire, simulation.topics.simulation(simulation.id, "")
+        wait_until(lambda wire=wire, root=root: len(wire.on(f"{root}data/words")) == 2)
+        words = [dump.String.FromString(seen.payload).string_stream for seen in wire.on(f"{root}data/words")]
+        assert words == ["step 1", "step 2"]
+        assert wire.on(f"{root}data")[-1].json == [{"topic": f"{root}data/words", "type": "Dump.String"}]
+        assert wire.on(f"{root}welcome")[-1].payload == b"NRP-core is connected!"
+        assert "disconnected" not in asked(simulation.folder.experiment)
+    for simulation in simulations:
+        simulation.command("stopped")
+        simulation.await_end()
+        root = simulation.topics.simulation(simulation.id, "")
+        wait_until(lambda root=root: wire.on(f"{root}welcome")[-1].payload == b"Bye! NRP-core is disconnecting!")
+    late = Wire(BrokerAddress(simulation.setup.broker_host, simulation.setup.broker_port))
+    late.publish("nrp_test/last", b"")
+    wait_until(lambda: late.on("nrp_test/last"))
+    late.close()
+    assert [seen.topic for seen in late.seen if "nrp_core_sim" in seen.topic] == []
 
 
 # -- the real program ------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from nrp_simserver.core_wrapper import NRPCoreWrapper
 from nrp_simserver.cores import NrpCore
 from nrp_simserver.cores.configuration import load_configuration
 from nrp_simserver.cores.selection import create_core
+from nrp_simserver.data_relay import DataRelay
 from nrp_simserver.error_report import error_report, print_traceback
 from nrp_simserver.external_processes import ExternalProcesses
 from nrp_simserver.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
@@ -80,6 +81,7 @@ class SimulationServer:
         self._topics = Topics(setup.mqtt_prefix)
         self._bus = _bus_of(setup, self._topics)
         self._notifier = MQTTNotifier(self._bus, self._topics, setup.simulation_id, setup.incarnation)
+        self._relay = DataRelay(self._bus, self._topics, setup.simulation_id, self._notifier.publish_data)
         self._clock = SimulationClock()
         self._gate = Gate()
         self._lifecycle = SimulationServerLifecycle(self._folder, self._clock, self._notifier)
@@ -141,6 +143,7 @@ class SimulationServer:
                 self._notifier.publish_data,
                 config_file=setup.configuration,
                 nrpcoresim=setup.nrpcoresim,
+                divert=self._relay.listen,
             )
             self._core.initialize()
             self._external_processes.check()
@@ -229,6 +232,7 @@ class SimulationServer:
                 self._core.shutdown()
             except BaseException:  # an engine may call sys.exit()
                 log.exception("Shutting the engines down failed")
+        self._relay.close()
         self._external_processes.end()
         self._notifier.progress_done(SHUTTING_DOWN)
         self._notifier.disappear()

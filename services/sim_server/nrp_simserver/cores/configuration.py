@@ -271,9 +271,20 @@ class SimulationConfiguration(_Section):
             mqtt_prefix: of all topics.
             broker: `host:port` of the bus.
         """
-        run = {"simulation_id": simulation_id, "prefix": mqtt_prefix, "broker": broker}
+        return self._transferring(simulation_id=simulation_id, prefix=mqtt_prefix, broker=broker)
+
+    @property
+    def transfers_data(self) -> bool:
+        """Whether there is a data transfer engine."""
+        return any(isinstance(engine, DataTransferConfiguration) for engine in self.engines)
+
+    def publishing_below(self, mqtt_prefix: str) -> Self:
+        """The same with data transfer engines that publish below another prefix."""
+        return self._transferring(prefix=mqtt_prefix)
+
+    def _transferring(self, **update: Any) -> Self:
         engines = [
-            engine.model_copy(update=run) if isinstance(engine, DataTransferConfiguration) else engine
+            engine.model_copy(update=update) if isinstance(engine, DataTransferConfiguration) else engine
             for engine in self.engines
         ]
         return self.model_copy(update={"engines": engines})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ def create_core(
     *,
     config_file: str = DEFAULT_FILE,
     nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions(),  # noqa: B008  immutable
+    divert: Callable[[], str] | None = None,
 ) -> NrpCore:
     """The core that runs an experiment, in state Created.
 
@@ -33,18 +35,21 @@ def create_core(
         publisher: publishes the data that the experiment streams through the embedded core.
         config_file: where the configuration was read from, relative to `folder`.
         nrpcoresim: how to come by the original program.
+        divert: called when the original program will publish streamed data itself, returns the MQTT prefix below which
+            it is to do that; without it that is the configuration's.
 
     Raises:
         EngineUnavailable: nothing here can run an engine of the experiment; names it, its type and what it needs.
     """
-    if kind == "nrpcoresim":
-        return _original(configuration, folder, config_file, nrpcoresim)
-    try:
-        return _embedded(configuration, folder, publisher)
-    except EngineUnavailable:
-        if kind == "auto" and (nrpcoresim.address or find_program(nrpcoresim.program)):
-            return _original(configuration, folder, config_file, nrpcoresim)
-        raise
+    if kind != "nrpcoresim":
+        try:
+            return _embedded(configuration, folder, publisher)
+        except EngineUnavailable:
+            if kind == "embedded" or not (nrpcoresim.address or find_program(nrpcoresim.program)):
+                raise
+    if divert is not None and configuration.transfers_data and nrpcoresim.address is None:
+        configuration = configuration.publishing_below(divert())
+    return _original(configuration, folder, config_file, nrpcoresim)
 
 
 # Imported when needed: a launcher that only reads configurations needs neither, and gRPC cannot be forked.
