@@ -13,7 +13,7 @@ from contextlib import ExitStack, chdir
 from pathlib import Path
 
 from benchmarks.figures import Figure
-from nrp_simserver.cores.embedded import NrpCore
+from nrp_simserver.cores.embedded import EmbeddedCore
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 JSON = EXPERIMENTS / "endless"
@@ -42,7 +42,7 @@ def _step(experiment: Path, argument_passing: str) -> str:
     """In processor time: nothing in a step waits, and what else the machine does says nothing about the core."""
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        core = NrpCore(_copied(experiment, Path(scratch), argument_passing))
+        core = EmbeddedCore(_copied(experiment, Path(scratch), argument_passing))
         stack.enter_context(chdir(core.folder))  # as a simulation server is
         core.initialize()
         core.run_loop(STEPS)
@@ -63,7 +63,7 @@ def _initialisation(experiment: Path) -> str:
         times_s = []
         for _ in range(INITIALISATIONS):
             began = time.perf_counter()
-            core = NrpCore(folder)
+            core = EmbeddedCore(folder)
             core.initialize()
             times_s.append(time.perf_counter() - began)
             core.shutdown()

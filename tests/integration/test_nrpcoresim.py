@@ -21,9 +21,10 @@ import pytest
 from nrp_common.bus import BrokerAddress
 from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost, CoreNotReady, EngineUnavailable
 from nrp_simserver import processes
-from nrp_simserver.cores.embedded import NrpCore
+from nrp_simserver.cores.embedded import EmbeddedCore
 from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
+from tests.brokers import plain_port
 from tests.nrpcoresim import behave, calls, dump, engines, install
 from tests.simulation_servers import SimulationServers, Wire
 from tests.waiting import wait_until
@@ -447,12 +448,13 @@ def test_a_simulation_whose_program_dies_fails_with_its_last_words(servers: Simu
     assert working_in(simulation.folder.experiment) == []
 
 
-@pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)  # the other one speaks MQTT 3.1.1 on another port
 @pytest.mark.parametrize("prefix", ["", "lab"])
 def test_two_simulations_stream_data_at_once_each_on_its_own_topics(
-    servers: SimulationServers, program: Path, prefix: str
+    servers: SimulationServers, program: Path, broker: BrokerAddress, prefix: str
 ) -> None:
-    fields = simulation_fields(program) | {"configuration": {"EngineConfigs": [*ENGINES, TRANSFER]}, "prefix": prefix}
+    options = NRPCoreSimOptions(program=str(program), broker=f"{broker.host}:{plain_port(broker)}")
+    configuration = {"EngineConfigs": [*ENGINES, TRANSFER]}
+    fields = {"configuration": configuration, "setup": {"nrpcoresim": options}, "prefix": prefix}
     simulations = [servers.paused("nrp.run_loop(); nrp.run_loop()", **fields) for _ in range(2)]
     for simulation in simulations:
         simulation.command("started")
@@ -470,7 +472,7 @@ def test_two_simulations_stream_data_at_once_each_on_its_own_topics(
         simulation.await_end()
         root = simulation.topics.simulation(simulation.id, "")
         wait_until(lambda root=root: wire.on(f"{root}welcome")[-1].payload == b"Bye! NRP-core is disconnecting!")
-    late = Wire(BrokerAddress(simulation.setup.broker_host, simulation.setup.broker_port))
+    late = Wire(broker)
     late.publish("nrp_test/last", b"")
     wait_until(lambda: late.on("nrp_test/last"))
     late.close()
@@ -483,7 +485,7 @@ def test_two_simulations_stream_data_at_once_each_on_its_own_topics(
 @pytest.mark.skipif(REAL_PROGRAM is None, reason="the real NRPCoreSim is not on the PATH")
 def test_the_real_program_does_what_the_embedded_core_does(tmp_path: Path) -> None:
     outcomes = []
-    for made in (NrpCore, NRPCoreSim):
+    for made in (EmbeddedCore, NRPCoreSim):
         folder = shutil.copytree(MINIMAL, tmp_path / made.__name__)
         core = made(folder)
         try:

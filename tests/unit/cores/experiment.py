@@ -9,7 +9,7 @@ from textwrap import dedent
 from typing import Any
 
 from nrp_simserver.cores import DataPublisher
-from nrp_simserver.cores.embedded import NrpCore
+from nrp_simserver.cores.embedded import EmbeddedCore
 
 seen: list[Any] = []
 """What the engines and functions of the present test told, in order."""
@@ -91,12 +91,12 @@ class Experiment:
         (self.folder / name).write_text("".join(dedent(part) for part in parts), encoding="utf-8")
         return self
 
-    def core(self, publisher: DataPublisher | None = None, **fields: Any) -> NrpCore:
+    def core(self, publisher: DataPublisher | None = None, **fields: Any) -> EmbeddedCore:
         """The core that runs it, with further fields of the configuration."""
         self.file("simulation_config.json", json.dumps({**self.configuration, **fields}))
-        return NrpCore(self.folder, publisher=publisher)
+        return EmbeddedCore(self.folder, publisher=publisher)
 
-    def started(self, **fields: Any) -> NrpCore:
+    def started(self, **fields: Any) -> EmbeddedCore:
         """The core that runs it, initialised."""
         core = self.core(**fields)
         core.initialize()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nrp_common.errors import CallNotAllowed, ConfigurationError, EngineFailed, EngineUnavailable, FunctionFailed
-from nrp_simserver.cores.embedded import NrpCore
+from nrp_simserver.cores.embedded import EmbeddedCore
 from tests.unit.cores.experiment import ENGINE, Experiment, forward, seen
 
 DONE_AT = """
@@ -421,7 +421,7 @@ def test_a_wrong_configuration_is_an_error_before_anything_starts(experiment: Ex
 
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no file 'other\.json'"):
-        NrpCore(tmp_path, "other.json")
+        EmbeddedCore(tmp_path, "other.json")
 
 
 @pytest.mark.parametrize("value", ["object()", "self.__dict__"])  # which contains itself

@@ -13,7 +13,7 @@ from nrp_common.errors import FunctionFailed
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
 from nrp_simserver.cores.configuration import load_configuration
-from nrp_simserver.cores.embedded import NrpCore
+from nrp_simserver.cores.embedded import EmbeddedCore
 from nrp_simserver.cores.error_place import locate
 from nrp_simserver.gate import Gate
 
@@ -26,7 +26,7 @@ def run_example(
     """Run the example's main script to its end; its folder then, and the clock."""
     folder = Path(shutil.copytree(EXAMPLES / name, tmp_path / name))
     monkeypatch.chdir(folder)
-    core = NrpCore(folder, configuration=load_configuration(folder, overrides=overrides))
+    core = EmbeddedCore(folder, configuration=load_configuration(folder, overrides=overrides))
     core.initialize()
     gate, clock = Gate(), SimulationClock()
     gate.open()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nrp_simserver.cores.embedded import core as core_module
-from nrp_simserver.cores.embedded.core import NrpCore
+from nrp_simserver.cores.embedded.core import EmbeddedCore
 from nrp_simserver.cores.embedded.loop import Loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # one of the experiments leaves them
@@ -35,7 +35,7 @@ class LoopThatCountsOn(Loop):
 def replay(case: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
     """Make the calls of a case; what each did, and what the experiment logged."""
     shutil.copytree(REFERENCE / case["source"], folder)
-    core = NrpCore(folder, case["config"])
+    core = EmbeddedCore(folder, case["config"])
     calls = [{"call": "NrpCore", "args": [], "returned": None, "raised": None, "state_after": core.current_state()}]
     for name, *arguments in case["calls"]:
         returned = getattr(core, name)(*arguments)

@@ -9,7 +9,7 @@ import pytest
 
 from nrp_common.errors import EngineUnavailable
 from nrp_simserver.cores.configuration import ENGINE_TYPES, SimulationConfiguration
-from nrp_simserver.cores.embedded import Engine, NrpCore
+from nrp_simserver.cores.embedded import EmbeddedCore, Engine
 from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import create_core
@@ -25,7 +25,7 @@ def configuration(engine_type: str) -> SimulationConfiguration:
 @pytest.mark.parametrize("engine_type", ["python_json", "datatransfer_grpc_engine"])
 def test_the_embedded_core_runs_what_it_can(engine_type: str, tmp_path: Path) -> None:
     core = create_core(configuration(engine_type), tmp_path)
-    assert isinstance(core, NrpCore)
+    assert isinstance(core, EmbeddedCore)
     assert core.current_state() == "Created"
 
 
@@ -49,7 +49,7 @@ def test_a_server_that_runs_already_does_as_well(tmp_path: Path) -> None:
 
 
 def test_what_the_embedded_core_can_run_it_runs_although_the_program_is_there(original: Path) -> None:
-    assert isinstance(create_core(configuration("python_json"), original.parent), NrpCore)
+    assert isinstance(create_core(configuration("python_json"), original.parent), EmbeddedCore)
 
 
 def test_the_program_is_not_taken_when_the_embedded_core_is_asked_for(original: Path) -> None:

@@ -64,7 +64,7 @@ def _embedded(configuration: SimulationConfiguration, folder: Path, publisher: D
                 f"engine {engine.name!r} is of type {engine.type}: it needs the original nrp-core, the program"
                 " NRPCoreSim on the PATH"
             )
-    return embedded.NrpCore(folder, configuration=configuration, publisher=publisher)
+    return embedded.EmbeddedCore(folder, configuration=configuration, publisher=publisher)
 
 
 def _original(

@@ -4,10 +4,12 @@ A library of its own:
 
     from nrp_simserver.cores.embedded import NrpCore
 
-    core = NrpCore("path/of/an/experiment")
-    core.initialize()
-    core.run_loop(100)
-    core.shutdown()
+    nrp = NrpCore("localhost:50051", experiment_folder="path/of/an/experiment")
+    nrp.initialize()
+    nrp.run_loop(100)
+    nrp.shutdown()
+
+`NrpCore` is called as nrp_client's; `EmbeddedCore` is what simulation servers use.
 """
 
 from nrp_simserver.cores.embedded import (  # noqa: F401  these are the engine types it can run
@@ -15,7 +17,8 @@ from nrp_simserver.cores.embedded import (  # noqa: F401  these are the engine t
     python_grpc,
     python_json,
 )
-from nrp_simserver.cores.embedded.core import NrpCore
+from nrp_simserver.cores.embedded.client import NrpCore
+from nrp_simserver.cores.embedded.core import EmbeddedCore
 from nrp_simserver.cores.embedded.engine import Engine
 
-__all__ = ["Engine", "NrpCore"]
+__all__ = ["EmbeddedCore", "Engine", "NrpCore"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 State = Literal["Created", "Initialized", "Running", "Stopped", "Failed"]
 
 
-class NrpCore:
+class EmbeddedCore:
     """Runs one experiment; see `nrp_simserver.cores.NrpCore` for what its methods promise.
 
     While a method runs, the working directory is the experiment's folder. Not thread-safe, and one at a time a process.
@@ -266,7 +266,7 @@ class _Request:
 
     __slots__ = ("_core", "_target")
 
-    def __init__(self, core: NrpCore, target: State) -> None:
+    def __init__(self, core: EmbeddedCore, target: State) -> None:
         self._core = core
         self._target = target
 
