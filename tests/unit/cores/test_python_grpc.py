@@ -343,7 +343,8 @@ def test_json_alone_does_not_wait_for_protobuf(experiment: Experiment) -> None:
     ).core()
     run = (
         "import sys; from nrp_simserver.cores.embedded import EmbeddedCore; core = EmbeddedCore(sys.argv[1]);"
-        "core.initialize(); core.run_loop(); core.shutdown(); print([name for name in sys.modules if name.startswith('google.')])"
+        "core.initialize(); core.run_loop(); core.shutdown();"
+        "print([name for name in sys.modules if name.startswith('google.')])"
     )
     ran = subprocess.run([sys.executable, "-c", run, experiment.folder], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
