@@ -101,6 +101,7 @@ class Stack:
             "NRP_DATA_DIRECTORY": str(options.data),
             **options.environment,
             "NRP_MQTT_BROKER_ADDRESS": self.mqtt5,
+            "NRP_NRPCORESIM_BROKER": self.mqtt,
             "NRP_HOST": options.host,
             "NRP_PORT": str(port),
         }

@@ -50,8 +50,11 @@ class Topics:
         return self.simulation(simulation_id, "archives")
 
     def relayed(self, simulation_id: int | str) -> str:
-        """The prefix below which the original nrp-core publishes for one simulation, to be passed on from there."""
-        return self._name("nrp_core_sim", simulation_id)
+        """The prefix below which the original nrp-core publishes for one simulation, to be passed on from there.
+
+        It is part of a client's name too, in which some brokers allow no slash.
+        """
+        return self._name("nrp_core_sim", simulation_id).replace("/", "_")
 
     # -- processes -----------------------------------------------------------------------------------------------------
 

@@ -130,7 +130,9 @@ class SimulationServer:
         with self._interruption.of_user_code():
             self._notifier.progress(INITIALIZING, "Loading the experiment", index=0, count=3)
             configuration = load_configuration(experiment, setup.configuration).of_simulation(
-                setup.simulation_id, setup.mqtt_prefix, f"{setup.broker_host}:{setup.broker_port}"
+                setup.simulation_id,
+                setup.mqtt_prefix,
+                setup.nrpcoresim.broker or f"{setup.broker_host}:{setup.broker_port}",
             )
             script = MainScript.load(experiment, setup.main_script)
             self._notifier.progress(INITIALIZING, "Starting external processes", index=1, count=3)

@@ -40,6 +40,8 @@ class LauncherSettings(CommonSettings):
     """`host:port` of an NRPCoreSim that runs as a server already, to be driven instead of one launched."""
     nrpcoresim_timeout_s: PositiveFloat = 60.0
     """How long NRPCoreSim may take until it can be reached."""
+    nrpcoresim_broker: str | None = None
+    """`host:port` where NRPCoreSim itself finds MQTT 3.1.1, without TLS and password; the broker's when not given."""
     log_limit_mb: PositiveInt = 512
     """A simulation that writes more than this to its log is ended."""
 
@@ -59,7 +61,10 @@ class LauncherSettings(CommonSettings):
     def nrpcoresim_options(self) -> NRPCoreSimOptions:
         """Which NRPCoreSim runs what needs one."""
         return NRPCoreSimOptions(
-            program=self.nrpcoresim, address=self.nrpcoresim_address, start_timeout_s=self.nrpcoresim_timeout_s
+            program=self.nrpcoresim,
+            address=self.nrpcoresim_address,
+            start_timeout_s=self.nrpcoresim_timeout_s,
+            broker=self.nrpcoresim_broker,
         )
 
     @property

@@ -20,37 +20,42 @@ def prefix(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def below(prefix: str) -> str:
+    """What the original publishes its topics below."""
+    return f"{prefix.replace('/', '_')}nrp_core_sim_7/nrp_simulation/7"
+
+
+@pytest.fixture
 def bus() -> FakeBus:
     return FakeBus()
 
 
 @pytest.fixture
-def passed_on(bus: FakeBus, prefix: str) -> list[tuple[Any, ...]]:
+def passed_on(bus: FakeBus, prefix: str, below: str) -> list[tuple[Any, ...]]:
     """What a relay for simulation 7, which listens, has passed on."""
     passed_on: list[tuple[Any, ...]] = []
     relay = DataRelay(cast(Bus, bus), Topics(prefix.strip("/")), 7, lambda *message: passed_on.append(message))
-    assert relay.listen() == f"{prefix}nrp_core_sim/7"
+    assert f"{relay.listen()}/nrp_simulation/7" == below
     return passed_on
 
 
-def test_datapacks_and_times_are_passed_on_as_they_are(bus: FakeBus, prefix: str, passed_on: list[Any]) -> None:
-    bus.hear(f"{prefix}nrp_core_sim/7/nrp_simulation/7/data/camera", b"\x00frame")
-    bus.hear(f"{prefix}nrp_core_sim/7/nrp_simulation/7/time", b"0.01")
+def test_datapacks_and_times_are_passed_on_as_they_are(bus: FakeBus, below: str, passed_on: list[Any]) -> None:
+    bus.hear(f"{below}/data/camera", b"\x00frame")
+    bus.hear(f"{below}/time", b"0.01")
     assert passed_on == [("data/camera", b"\x00frame", 1, False), ("time", b"0.01", 1, False)]
 
 
-def test_the_list_of_topics_names_those_that_are_passed_on_to(bus: FakeBus, prefix: str, passed_on: list[Any]) -> None:
-    below = f"{prefix}nrp_core_sim/7/nrp_simulation/7"
+def test_the_list_of_topics_names_those_that_are_passed_on_to(
+    bus: FakeBus, prefix: str, below: str, passed_on: list[Any]
+) -> None:
     bus.hear(f"{below}/data", json.dumps([{"topic": f"{below}/data/camera", "type": ""}]).encode())
     ((leaf, payload, _, retained),) = passed_on
     assert (leaf, retained) == ("data", True)
     assert json.loads(payload) == [{"topic": f"{prefix}nrp_simulation/7/data/camera", "type": ""}]
 
 
-def test_what_the_broker_keeps_it_keeps_for_the_simulation_only(
-    bus: FakeBus, prefix: str, passed_on: list[Any]
-) -> None:
-    topic = f"{prefix}nrp_core_sim/7/nrp_simulation/7/welcome"
+def test_what_the_broker_keeps_it_keeps_for_the_simulation_only(bus: FakeBus, below: str, passed_on: list[Any]) -> None:
+    topic = f"{below}/welcome"
     bus.retained[topic] = b"hello"
     bus.hear(topic, b"hello")
     assert passed_on == [("welcome", b"hello", 1, True)]

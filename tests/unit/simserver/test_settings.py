@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nrp_common.errors import SettingsError
+from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.settings import LauncherSettings
 
 
@@ -39,9 +40,21 @@ def test_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_the_original_nrp_core_is_found_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LauncherSettings.load().nrpcoresim_options == NRPCoreSimOptions(program="NRPCoreSim", start_timeout_s=60)
+    monkeypatch.setenv("NRP_NRPCORESIM", "/opt/nrp/bin/NRPCoreSim")
+    monkeypatch.setenv("NRP_NRPCORESIM_ADDRESS", "lab:5345")
+    monkeypatch.setenv("NRP_NRPCORESIM_TIMEOUT_S", "5")
+    monkeypatch.setenv("NRP_NRPCORESIM_BROKER", "lab:1883")
+    assert LauncherSettings.load().nrpcoresim_options == NRPCoreSimOptions(
+        program="/opt/nrp/bin/NRPCoreSim", address="lab:5345", start_timeout_s=5, broker="lab:1883"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("NRP_NRPCORESIM_TIMEOUT_S", "0"),
         ("NRP_LAUNCHER_NAME", "a/b"),
         ("NRP_LAUNCHER_NAME", "a#"),
         ("NRP_LAUNCHER_NAME", "+"),

@@ -269,7 +269,7 @@ class SimulationConfiguration(_Section):
         Args:
             simulation_id: of the simulation.
             mqtt_prefix: of all topics.
-            broker: `host:port` of the bus.
+            broker: `host:port` of the broker that they publish to.
         """
         return self._transferring(simulation_id=simulation_id, prefix=mqtt_prefix, broker=broker)
 

@@ -300,8 +300,9 @@ class NRPCoreSim:
         except CoreFailed as error:
             raise self._failure(str(error)) from None
         except BaseException:  # raised by a signal: somebody wants this call to end
-            with suppress(CoreFailed, CoreLost, CallNotAllowed):
-                self._connection.call("stopLoop", pb.EmptyMessage(), STOPPING_S)
+            if method != "initialize":
+                with suppress(CoreFailed, CoreLost, CallNotAllowed):
+                    self._connection.call("stopLoop", pb.EmptyMessage(), STOPPING_S)
             self._state = "Failed" if before == "Failed" else "Stopped"
             raise
         self._state = response.simState.currentState

@@ -13,6 +13,7 @@ class NRPCoreSimOptions(BaseModel):
         address: `host:port` of a server that runs already, which is driven instead of one launched. It keeps its own
             configuration, and goes on running at the end.
         start_timeout_s: how long it may take until it can be reached, in seconds.
+        broker: `host:port` where its data transfer engine finds MQTT 3.1.1; None for the address of the bus.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -20,3 +21,4 @@ class NRPCoreSimOptions(BaseModel):
     program: str = "NRPCoreSim"
     address: str | None = None
     start_timeout_s: PositiveFloat = 60.0
+    broker: str | None = None
