@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from typing import Protocol
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from nrp_cli.rest_client import RestClient, Simulation
+from nrp_cli.rest_client import Simulation
 from nrp_cli.terminal import coloured_state, console, seconds
 
 POLL_S = 0.1
@@ -16,8 +17,15 @@ POLL_S = 0.1
 Report = Callable[[Simulation], None]
 
 
+class Source(Protocol):
+    """Where the record of a simulation comes from: a `RestClient`, mostly."""
+
+    def simulation(self, simulation_id: int) -> Simulation:
+        """The record as it is now."""
+
+
 def follow(
-    client: RestClient,
+    source: Source,
     simulation_id: int,
     *,
     until: Collection[str],
@@ -27,7 +35,7 @@ def follow(
     """Show a simulation until it is in one of the states `until`.
 
     Args:
-        client: to ask for it.
+        source: to ask for it.
         simulation_id: which one.
         until: the states that end it.
         deadline: on the monotonic clock, None for none.
@@ -40,9 +48,9 @@ def follow(
         TimeoutError: the deadline came first.
     """
     if report is not None:
-        return _last(client, simulation_id, until, deadline, report)
+        return _last(source, simulation_id, until, deadline, report)
     if not console.is_terminal:
-        return _last(client, simulation_id, until, deadline, _line_on_change())
+        return _last(source, simulation_id, until, deadline, _line_on_change())
     columns = (
         TextColumn("simulation {task.fields[number]}"),
         BarColumn(bar_width=30),
@@ -67,7 +75,7 @@ def follow(
                 state=coloured_state(simulation["state"]),
             )
 
-        return _last(client, simulation_id, until, deadline, show)
+        return _last(source, simulation_id, until, deadline, show)
 
 
 def real_time_factor(simulation: Simulation) -> str:
@@ -92,11 +100,11 @@ def _line_on_change() -> Report:
 
 
 def _last(
-    client: RestClient, simulation_id: int, until: Collection[str], deadline: float | None, report: Report
+    source: Source, simulation_id: int, until: Collection[str], deadline: float | None, report: Report
 ) -> Simulation:
     previous: Simulation | None = None
     while True:
-        simulation = client.simulation(simulation_id)
+        simulation = source.simulation(simulation_id)
         if simulation != previous:
             report(simulation)
         if simulation["state"] in until:

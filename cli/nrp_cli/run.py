@@ -63,6 +63,9 @@ def run(
         typer.Option(envvar="NRP_URL", help="Use this gateway in place of a private stack.", show_default=False),
     ] = None,
     token: Token = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run it in this process and in its own folder, without broker and gateway.")
+    ] = False,
 ) -> None:
     """Run one experiment from beginning to end.
 
@@ -70,6 +73,12 @@ def run(
     """
     end_on_sigterm()
     folder = folder.resolve()
+    if local:
+        from nrp_cli.local import run_locally  # the services have the cores, this process does not need them else
+
+        if status := run_locally(folder, configuration, main_script, timeout, as_json):
+            raise typer.Exit(status)
+        return
     target = _writable(output or folder)
     with _gateway(url, token, checked_broker(broker)) as client:
         experiment = client.import_experiment(folder, name or folder.name)

@@ -17,7 +17,6 @@ from nrp_common.errors import CallNotAllowed, ConfigurationError
 from nrp_simserver import surroundings
 from nrp_simserver.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
 from nrp_simserver.cores.configuration import experiment_file
-from nrp_simserver.simulation_folder import SimulationFolder
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,12 @@ class MainScript:
     """A main script that compiles.
 
     Attributes:
+        experiment: the experiment's folder.
         path: absolute.
         code: what it compiled to.
     """
 
+    experiment: Path
     path: Path
     code: types.CodeType
 
@@ -53,7 +54,7 @@ class MainScript:
             raise ConfigurationError(f"{name} cannot be compiled: {error or type(error).__name__}", file=name) from None
         # A script that changes or removes its own file still gets tracebacks with the lines that were executed.
         linecache.cache[str(path)] = (len(data), None, source.splitlines(keepends=True), str(path))
-        return cls(path, code)
+        return cls(experiment, path, code)
 
 
 class NRPScriptRunner:
@@ -63,10 +64,10 @@ class NRPScriptRunner:
     work as in any script. Its further globals: `nrp`, `NRPSimulationTimeout`, `file_logger`, `logging`.
     """
 
-    def __init__(self, script: MainScript, nrp: NRPCoreWrapper, folder: SimulationFolder) -> None:
+    def __init__(self, script: MainScript, nrp: NRPCoreWrapper, simulation_id: int) -> None:
         self._script = script
         self._nrp = nrp
-        self._file_logger = _file_logger(folder.experiment / f"{script.path.stem}_{folder.simulation_id}.log")
+        self._file_logger = _file_logger(script.experiment / f"{script.path.stem}_{simulation_id}.log")
 
     def run(self) -> None:
         """Execute the script until it ends: by itself, by `sys.exit()` or by an uncaught `NRPSimulationTimeout`.

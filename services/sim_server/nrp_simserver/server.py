@@ -150,7 +150,7 @@ class SimulationServer:
             self._core.initialize()
             self._external_processes.check()
         self._nrp = NRPCoreWrapper(self._core, self._gate, self._clock, self._report_steps_taken)
-        runner = NRPScriptRunner(script, self._nrp, self._folder)
+        runner = NRPScriptRunner(script, self._nrp, self._setup.simulation_id)
         self._await_broker()
         with self._lifecycle.lock:
             if self._gate.ending is None:

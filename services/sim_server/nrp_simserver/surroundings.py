@@ -30,18 +30,23 @@ _OUR_LOGGERS = ("nrp_common", "nrp_simserver")
 def enter(setup: ServerSetup) -> None:
     """Make this process the server of one simulation: directory, environment, import path, output, priority."""
     folder = SimulationFolder(setup.folder, setup.simulation_id)
-    os.chdir(folder.experiment)
     os.environ["NRP_SIMULATION_ID"] = str(setup.simulation_id)
     os.environ["NRP_INCARNATION"] = setup.incarnation
-    os.environ["PWD"] = str(folder.experiment)
     _write_to(folder.log)
     _log_ourselves_only()
-    _import_from(folder.experiment)
+    work_in(folder.experiment)
     for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def work_in(experiment: Path) -> None:
+    """Make an experiment's folder the working directory, and where imports are found first."""
+    os.chdir(experiment)
+    os.environ["PWD"] = str(experiment)
+    _import_from(experiment)
 
 
 def leave(status: int) -> NoReturn:

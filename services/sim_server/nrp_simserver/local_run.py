@@ -1,0 +1,63 @@
+"""An experiment run in this process and in its own folder, without broker, gateway and clone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nrp_simserver import surroundings
+from nrp_simserver.clock import SimulationClock
+from nrp_simserver.core_wrapper import NRPCoreWrapper
+from nrp_simserver.cores.configuration import load_configuration
+from nrp_simserver.cores.selection import Kind, create_core
+from nrp_simserver.external_processes import ExternalProcesses
+from nrp_simserver.gate import Gate
+from nrp_simserver.script_runner import MainScript, NRPScriptRunner
+
+NO_SIMULATION = 0
+"""Stands for a simulation's id in the names of its logs. Ids begin at 1."""
+
+
+class LocalRun:
+    """One run of an experiment, by the main thread of a process that does nothing else.
+
+    Args:
+        folder: the experiment's folder; working directory of script, engines and external processes, also afterwards.
+        configuration: the configuration's name in it.
+        main_script: the main script's name in it.
+        core: which co-simulation core to use: `auto`, or one by name.
+
+    Attributes:
+        clock: how far the run is; may be read from other threads.
+    """
+
+    def __init__(self, folder: Path, configuration: str, main_script: str, core: Kind = "auto") -> None:
+        self.clock = SimulationClock()
+        self._folder = folder.resolve()
+        self._configuration_file = configuration
+        self._main_script = main_script
+        self._kind: Kind = core
+
+    def run(self) -> None:
+        """Initialise, execute the main script to its end, shut down.
+
+        Raises:
+            Exception: whatever failed; `nrp_simserver.error_report` tells where.
+        """
+        configuration = load_configuration(self._folder, self._configuration_file)
+        script = MainScript.load(self._folder, self._main_script)
+        surroundings.work_in(self._folder)
+        external_processes = ExternalProcesses()
+        core = create_core(configuration, self._folder, self._kind, config_file=self._configuration_file)
+        gate = Gate()
+        gate.open()
+        try:
+            external_processes.start(configuration.external_processes, self._folder)
+            core.initialize()
+            external_processes.check()
+            runner = NRPScriptRunner(script, NRPCoreWrapper(core, gate, self.clock), NO_SIMULATION)
+            self.clock.start()
+            runner.run()
+        finally:
+            self.clock.pause()
+            core.shutdown()
+            external_processes.end()
