@@ -441,6 +441,31 @@ def test_a_simulation_server_runs_an_experiment_with_it(servers: SimulationServe
     assert all(processes.has_ended(engine) for engine in engines(folder))
 
 
+def test_a_simulation_is_stopped_in_the_middle_of_a_step(servers: SimulationServers, program: Path) -> None:
+    simulation = servers.started(files={"stand_in.json": json.dumps({"step_s": 60})}, **simulation_fields(program))
+    folder = simulation.folder.experiment
+    wait_until(lambda: "runLoop" in asked(folder))
+    simulation.command("stopped")
+    simulation.await_end()
+    assert simulation.journal.stopping
+    assert working_in(folder) == []
+    assert all(processes.has_ended(engine) for engine in engines(folder))
+
+
+def test_a_simulation_that_fails_in_a_file_of_the_experiment_tells_where(
+    servers: SimulationServers, program: Path
+) -> None:
+    failure = 'File "sense.py", line 2, in sense\nZeroDivisionError: division by zero'
+    files = {"stand_in.json": json.dumps({"fails_at": 2, "failure": failure}), "sense.py": "def sense():\n    1 / 0\n"}
+    simulation = servers.started(files=files, **simulation_fields(program))
+    simulation.await_failure()
+    wait_until(lambda: simulation.errors)
+    (error,) = simulation.errors
+    assert "ZeroDivisionError" in error["msg"]
+    assert (error["error_type"], error["fileName"], error["line_number"]) == ("Runtime", "sense.py", 2)
+    assert error["line_text"] == "1 / 0"
+
+
 def test_a_simulation_whose_program_dies_fails_with_its_last_words(servers: SimulationServers, program: Path) -> None:
     files = {"stand_in.json": json.dumps({"dies_at": 2})}
     simulation = servers.started(files=files, **simulation_fields(program))

@@ -80,8 +80,10 @@ class Connection:
             CoreLost: the server is gone, or has not answered within `timeout` seconds.
             CoreFailed: the server answered with an error.
         """
+        # A plain call would be 0.4 ms quicker, but in a forked process no signal, which a stop may be, interrupts it.
+        pending = self._methods[method].future(request, timeout=timeout)
         try:
-            return self._methods[method](request, timeout=timeout)
+            return pending.result()
         except grpc.RpcError as error:
             details = error.details() or error.code().name
             if _REFUSED in details:

@@ -10,7 +10,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from google.protobuf.message import Message
 
 import nrp_shims
 from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost
@@ -22,9 +24,6 @@ from nrp_simserver.cores.nrpcoresim.messages import HandedIn, pb, trajectory_of
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.nrpcoresim.overrides import data_transfer_overrides, override_options
 from nrp_simserver.cores.nrpcoresim.program import Program
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +215,7 @@ class NRPCoreSim:
             TypeError: the payload is no message.
         """
         self._check_engine(engine_name)
-        if not hasattr(payload, "DESCRIPTOR"):
+        if not isinstance(payload, Message):
             raise TypeError(f"datapack {datapack_name!r} has to be a protobuf message, not {type(payload).__name__}")
         self._handed_in.put_proto(datapack_name, engine_name, payload)
 
