@@ -1,3 +1,6 @@
-"""Engines that run NEST: not offered here."""
+"""Engines that run NEST: what their init files import."""
 
-raise ImportError("nrp_core.engines.nest_json: the embedded core has no NEST")
+from nrp_simserver.cores.embedded.nest import create_datapack as CreateDataPack  # noqa: N812  nrp-core's names
+from nrp_simserver.cores.embedded.nest import register_datapack as RegisterDataPack  # noqa: N812
+
+__all__ = ["CreateDataPack", "RegisterDataPack"]

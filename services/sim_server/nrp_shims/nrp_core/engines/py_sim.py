@@ -1,3 +1,5 @@
-"""Engines that drive physics simulators: not offered here."""
+"""Engines that drive physics simulators."""
 
-raise ImportError("nrp_core.engines.py_sim: the embedded core has no physics simulators")
+from nrp_simserver.cores.embedded.py_sim import PySimEngineScript
+
+__all__ = ["PySimEngineScript"]

@@ -14,6 +14,8 @@ A library of its own:
 
 from nrp_simserver.cores.embedded import (  # noqa: F401  these are the engine types it can run
     data_transfer,
+    nest,
+    py_sim,
     python_grpc,
     python_json,
 )
