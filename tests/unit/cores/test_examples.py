@@ -82,3 +82,18 @@ def test_the_neurons_keep_the_pendulum_within_12_degrees(tmp_path: Path, monkeyp
         angles = [float(row["angle_deg"]) for row in csv.DictReader(file)]
     assert len(angles) == 1000
     assert max(map(abs, angles)) < 12
+
+
+@pytest.mark.parametrize("side", [3, -3], ids=["left", "right"])
+def test_the_robot_reaches_the_ball_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    world = (EXAMPLES / "braitenberg_husky" / "world.xml").read_text()
+    assert 'pos="5 3 0.3"' in world
+    moved = Path(shutil.copytree(EXAMPLES / "braitenberg_husky", tmp_path / "moved" / "braitenberg_husky"))
+    (moved / "world.xml").write_text(world.replace('pos="5 3 0.3"', f'pos="5 {side} 0.3"'))
+    monkeypatch.setattr(f"{__name__}.EXAMPLES", moved.parent)
+    folder, clock = run_example("braitenberg_husky", tmp_path, monkeypatch)
+    assert 2 < clock.simulation_time < 20
+    with (folder / "track.csv").open() as track:
+        *_, last = csv.DictReader(track)
+    assert abs(float(last["x_m"]) - 5) < 1
+    assert abs(float(last["y_m"]) - side) < 1.1
