@@ -180,6 +180,11 @@ class RunningSimulation:
     def await_transition(self, event: str, timeout: float = 10.0) -> None:
         wait_until(lambda: event in self.transitions, timeout)
 
+    def assert_transitions(self, expected: list[str]) -> None:
+        """These were published and no others; the answer to a command may overtake them on its own connection."""
+        wait_until(lambda: len(self.transitions) >= len(expected))
+        assert self.transitions == expected
+
     def await_end(self, timeout: float = 10.0) -> None:
         """Wait for the end of the process."""
         wait_until(lambda: not self.is_running, timeout)

@@ -34,7 +34,7 @@ def assert_stands_still(simulation: RunningSimulation) -> None:
 def test_initialised_it_is_paused_and_its_script_has_not_begun(servers: SimulationServers) -> None:
     simulation = servers.paused("print('the script begins')\nnrp.run_loop()")
     assert_stands_still(simulation)
-    assert simulation.transitions == ["initialized"]
+    simulation.assert_transitions(["initialized"])
     assert "the script begins" not in simulation.log
     assert simulation_time(simulation) == 0
 
@@ -45,7 +45,7 @@ def test_started_it_runs_its_script_to_the_end(servers: SimulationServers) -> No
     simulation.await_transition("completed")
     assert reply.state == "started"
     assert reply.incarnation == simulation.setup.incarnation
-    assert simulation.transitions == ["initialized", "started", "completed"]
+    simulation.assert_transitions(["initialized", "started", "completed"])
     assert "the script ends" in simulation.log
     wait_until(lambda: simulation.statuses[-1]["state"] == "completed")
     assert simulation_time(simulation) == pytest.approx(0.05)
@@ -68,7 +68,7 @@ def test_paused_its_times_stand_still_until_it_is_started_again(servers: Simulat
     paused_at, real_time = simulation_time(simulation), simulation.statuses[-1]["realTime"]
     assert simulation.command("started").state == "started"
     wait_until(lambda: simulation_time(simulation) > paused_at)
-    assert simulation.transitions == ["initialized", "started", "paused", "started"]
+    simulation.assert_transitions(["initialized", "started", "paused", "started"])
     assert real_time <= simulation.statuses[-1]["realTime"] < real_time + 5
 
 
@@ -94,7 +94,7 @@ def test_a_script_that_ends_while_paused_completes_when_started_again(servers: S
     assert simulation.command("paused").state == "paused"
     wait_until(lambda: "script over" in simulation.log)
     assert_stands_still(simulation)
-    assert simulation.transitions == ["initialized", "started", "paused"]
+    simulation.assert_transitions(["initialized", "started", "paused"])
     simulation.command("started")
     simulation.await_transition("completed")
 
@@ -105,8 +105,8 @@ def test_step_advances_by_so_many_timesteps_and_is_answered_when_paused_again(se
     wait_until(lambda: simulation_time(simulation) == pytest.approx(0.03))
     assert_stands_still(simulation)
     assert simulation.command("step").state == "paused"
+    simulation.assert_transitions(["initialized", "started", "paused", "started", "paused"])
     wait_until(lambda: simulation_time(simulation) == pytest.approx(0.04))
-    assert simulation.transitions == ["initialized", "started", "paused", "started", "paused"]
 
 
 def test_step_takes_effect_within_a_call_for_many_steps(servers: SimulationServers) -> None:
@@ -118,7 +118,7 @@ def test_step_takes_effect_within_a_call_for_many_steps(servers: SimulationServe
 def test_step_is_answered_completed_when_the_script_ends_before(servers: SimulationServers) -> None:
     simulation = servers.paused("nrp.run_loop(2)")
     assert simulation.command("step", iterations=5).state == "completed"
-    assert simulation.transitions == ["initialized", "started", "completed"]
+    simulation.assert_transitions(["initialized", "started", "completed"])
 
 
 def test_started_during_a_step_lets_it_run_on(servers: SimulationServers) -> None:
@@ -261,7 +261,7 @@ def test_a_repeated_command_changes_nothing(servers: SimulationServers) -> None:
     assert simulation.command("started").seq == first
     simulation.command("paused")
     assert simulation.command("paused").seq == first + 1
-    assert simulation.transitions == ["initialized", "started", "paused"]
+    simulation.assert_transitions(["initialized", "started", "paused"])
 
 
 def test_it_can_be_run_from_a_file_and_ended_by_a_signal(servers: SimulationServers) -> None:

@@ -36,8 +36,8 @@ class SimulationServerLifecycle(SimulationLifecycle):
         else:
             self._clock.pause()
         self.write_journal()
-        self.publish_status()  # first: who waits for the transition then reads times that go with it
         self._notifier.transition(source, event, self.current, self.seq)
+        self.publish_status()  # after it: whoever sees the state here finds it at the gateway, too
 
     def publish_status(self) -> None:
         """Publish times and state as they are."""

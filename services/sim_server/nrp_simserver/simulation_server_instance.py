@@ -455,8 +455,8 @@ class SimulationServerInstance:
         times = journal.model_dump(include={"simulation_time", "real_time", "simulation_time_left"})
         failed = final.event is SimulationEvent.FAILED
         status = FailedStatus(state=final.target_state, error=reason, **times) if failed else None
-        bus.retain(topics.status(self.simulation_id), status or Status(state=final.target_state, **times))
         bus.retain(topics.lifecycle(self.simulation_id), final)
+        bus.retain(topics.status(self.simulation_id), status or Status(state=final.target_state, **times))
         log.info("Simulation %d %s: %s", self.simulation_id, final.event, reason or "as it was asked to")
 
     # -- the server ----------------------------------------------------------------------------------------------------
