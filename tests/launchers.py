@@ -98,6 +98,11 @@ class Launched:
         wait_until(lambda: self.finals, timeout)
         return self.finals[-1]
 
+    def await_final_status(self) -> dict[str, Any]:
+        """The last status, which follows the final word."""
+        wait_until(lambda: self.statuses and self.statuses[-1]["state"] in ("stopped", "failed"))
+        return self.statuses[-1]
+
     def await_steps(self) -> None:
         """The simulated time advances."""
         now = self.simulation_time

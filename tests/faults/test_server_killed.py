@@ -32,7 +32,7 @@ def test_killed_server_is_failed_at_once_with_signal_and_last_words(launcher: Ru
     assert "line 29" in final["reason"]
     assert "line 1\n" not in final["reason"]
     assert [error["error_type"] for error in simulation.errors] == ["Runtime"]
-    assert simulation.statuses[-1]["simulationTime"] > 0
+    assert simulation.await_final_status()["simulationTime"] > 0
     assert "line 1\n" in simulation.log_in(final["logs"])
     simulation.assert_nothing_is_left()
 

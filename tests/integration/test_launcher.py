@@ -108,14 +108,13 @@ def test_stopped_simulation_has_its_archives_in_the_experiment(completed: Launch
     assert completed.stored(final["results"])
 
 
-def test_final_word_comes_after_the_status_that_says_the_same(completed: Launched) -> None:
+def test_status_of_the_final_state_comes_after_the_final_word(completed: Launched) -> None:
     completed.command("stopped")
     completed.await_final()
-    status = completed.statuses[-1]
-    assert status["state"] == "stopped"
+    completed.await_final_status()
     topics = [seen.topic for seen in completed.launcher.wire.seen if f"/{completed.id}/" in seen.topic and seen.payload]
-    last_status = len(topics) - 1 - topics[::-1].index(completed.topics.status(completed.id))
-    assert last_status < topics.index(completed.topics.lifecycle(completed.id), last_status)
+    last_word = len(topics) - 1 - topics[::-1].index(completed.topics.lifecycle(completed.id))
+    assert completed.topics.status(completed.id) in topics[last_word:]
 
 
 def test_logs_are_all_that_was_written_to_stdout_and_stderr_and_all_log_files(completed: Launched) -> None:
@@ -191,7 +190,7 @@ def test_failed_script_is_failed_with_its_place_and_its_logs(launcher: RunningLa
     assert final["event"] == "failed"
     assert "on purpose" in final["reason"]
     assert "Line 2" in final["reason"]
-    assert simulation.statuses[-1]["error"] == final["reason"]
+    assert simulation.await_final_status()["error"] == final["reason"]
     assert [error["error_type"] for error in simulation.errors] == ["Runtime"]
     assert "before" in simulation.log_in(final["logs"])
     simulation.assert_nothing_is_left()
@@ -241,7 +240,7 @@ def assert_never_loaded(simulation: Launched, *reasons: str) -> None:
     for reason in reasons:
         assert reason in final["reason"]
     assert [(error["msg"], error["error_type"]) for error in simulation.errors] == [(final["reason"], "Loading")]
-    assert simulation.statuses[-1] == {
+    assert simulation.await_final_status() == {
         "realTime": 0.0,
         "simulationTime": 0.0,
         "state": "failed",
