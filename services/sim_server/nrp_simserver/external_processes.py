@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import shlex
@@ -11,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from nrp_common.errors import ExperimentError
+from nrp_simserver import processes
 from nrp_simserver.cores.configuration import ExternalProcess
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,6 @@ SETTLING_S = 0.2
 ENDING_S = 2.0
 """How long a program has to end after SIGTERM before it is killed."""
 
-_LIBC = ctypes.CDLL(None)  # loaded here, since between fork and exec nothing may be loaded
-_PR_SET_PDEATHSIG = 1
-
 
 class ExternalProcesses:
     """The external processes of one simulation. They die with the thread that started them, however that ends."""
@@ -34,23 +32,23 @@ class ExternalProcesses:
     def __init__(self) -> None:
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def start(self, processes: Iterable[ExternalProcess], folder: Path) -> None:
+    def start(self, programs: Iterable[ExternalProcess], folder: Path) -> None:
         """Start all, in `folder`, their output going where this process's goes.
 
         Raises:
             ExperimentError: one cannot be started, or ends with an error at once; the others are still running.
         """
-        for process in processes:
-            command = [*shlex.split(process.command), *process.arguments]
-            name = process.name or process.command
+        for program in programs:
+            command = [*shlex.split(program.command), *program.arguments]
+            name = program.name or program.command
             try:
                 started = subprocess.Popen(
                     command,
                     cwd=folder,
-                    env={**os.environ, **process.environment_variables()},
+                    env={**os.environ, **program.environment_variables()},
                     stdin=subprocess.DEVNULL,
                     process_group=0,
-                    preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, loaded before
+                    preexec_fn=partial(processes.die_with_parent, os.getpid()),  # noqa: PLW1509  one system call, loaded before
                 )
             except OSError as error:
                 raise ExperimentError(
@@ -67,7 +65,8 @@ class ExternalProcesses:
         """Raise ExperimentError when one has ended with an error."""
         for name, process in self._running:
             if process.poll():
-                raise ExperimentError(f"External process '{name}' {_ending_of(process)}; what it said is in the log")
+                ending = processes.describe_end(process.returncode)
+                raise ExperimentError(f"External process '{name}' {ending}; what it said is in the log")
 
     def end(self) -> None:
         """End all, with what they started themselves: in order, then by force."""
@@ -84,16 +83,6 @@ class ExternalProcesses:
         self._running.clear()
 
 
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _ending_of(process: subprocess.Popen[bytes]) -> str:
-    if process.returncode < 0:
-        return f"was ended by {signal.Signals(-process.returncode).name}"
-    return f"ended with status {process.returncode}"

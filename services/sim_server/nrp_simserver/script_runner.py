@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nrp_common.errors import CallNotAllowed, ConfigurationError
-from nrp_simserver import surroundings
+from nrp_simserver import processes
 from nrp_simserver.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
 from nrp_simserver.cores.configuration import experiment_file
 
@@ -121,7 +121,7 @@ def _leave_fork(error: BaseException | None) -> NoReturn:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
         traceback.print_exception(error)
-    surroundings.leave(status)
+    processes.leave(status)
 
 
 def _file_logger(path: Path) -> logging.Logger:

@@ -26,7 +26,7 @@ from nrp_common.errors import BusUnavailable, ExperimentError, InvalidTransition
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import Command, CommandEvent, LifecycleMessage, Refusal, Reply, ServerPresence
 from nrp_common.topics import Topics
-from nrp_simserver import surroundings
+from nrp_simserver import processes, surroundings
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper
 from nrp_simserver.cores import NrpCore
@@ -243,7 +243,7 @@ class SimulationServer:
 
     def _end_on_top_of_the_script(self) -> NoReturn:
         is_reset = self._gate.ending is SimulationReset
-        surroundings.leave(self._end(ExperimentError(CANNOT_BE_RESET) if is_reset else None))
+        processes.leave(self._end(ExperimentError(CANNOT_BE_RESET) if is_reset else None))
 
     def _be_no_simulation(self) -> None:
         """In a process that the script forked: leave bus, journal and commands to the parent."""
@@ -351,7 +351,7 @@ def run(setup: ServerSetup) -> NoReturn:
     except BaseException:  # noqa: BLE001  printed, and told to the launcher by the status
         traceback.print_exc()
         status = 1
-    surroundings.leave(status)
+    processes.leave(status)
 
 
 def _bus_of(setup: ServerSetup, topics: Topics) -> Bus:

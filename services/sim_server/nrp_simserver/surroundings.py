@@ -1,19 +1,15 @@
-"""What a process makes of itself to run one simulation, wherever it was forked from, and how it leaves."""
+"""What a process makes of itself to run one simulation, wherever it was forked from."""
 
 from __future__ import annotations
 
-import atexit
-import gc
 import importlib
 import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 import nrp_shims
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
@@ -47,20 +43,6 @@ def work_in(experiment: Path) -> None:
     os.chdir(experiment)
     os.environ["PWD"] = str(experiment)
     _import_from(experiment)
-
-
-def leave(status: int) -> NoReturn:
-    """End this process as quickly as a script's files allow.
-
-    Exit handlers are called and open files flushed; the rest of the interpreter's end, which takes longer than stopping
-    a simulation may, is left out, and threads that a script left behind do not hold the process up.
-    """
-    with suppress(Exception):
-        atexit._run_exitfuncs()
-    for file in _open_files():
-        with suppress(Exception):
-            file.flush()
-    os._exit(status)
 
 
 def leave_at_latest_in(seconds: float) -> None:
@@ -110,9 +92,3 @@ def _import_from(experiment: Path) -> None:
     shadowed = own - sys.stdlib_module_names - {"__main__"}
     for name in [name for name in sys.modules if name.partition(".")[0] in shadowed]:
         del sys.modules[name]
-
-
-def _open_files() -> Iterator[io.IOBase]:
-    for each in gc.get_objects():
-        if isinstance(each, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom) and not each.closed:
-            yield each

@@ -116,9 +116,7 @@ class Program:
         code = self._process.poll()
         if code is None:
             return "does not answer any more"
-        if code < 0:
-            return f"was ended by {signal.Signals(-code).name}"
-        return f"ended with status {code}"
+        return processes.describe_end(code)
 
 
 def _free_address() -> str:
