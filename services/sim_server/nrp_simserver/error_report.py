@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
+import sys
 from pathlib import Path
-from types import TracebackType
 
 from nrp_common.errors import NRPError
 from nrp_common.messages import ErrorType, RuntimeErrorReport
-from nrp_simserver.cores.error_place import locate
-
-_FOUND_BY_COMPILERS = (SyntaxError, NameError, ImportError)
+from nrp_simserver.cores.error_place import FOUND_BY_COMPILERS, locate, own_traceback
 
 
 def error_report(
@@ -55,20 +52,12 @@ def error_report(
 
 
 def print_traceback(error: BaseException, experiment: Path) -> None:
-    """Write the traceback to stderr, which is the simulation's log: of what the author of the experiment's files sees.
-
-    It begins in the experiment's own files, and leaves out what the core wrapped around the exception.
-    """
-    seen = locate(error, experiment).error
-    own = seen.__traceback__
-    while own is not None and not Path(own.tb_frame.f_code.co_filename).is_relative_to(experiment):
-        own = own.tb_next
-    beginning: TracebackType | None = own or seen.__traceback__
-    traceback.print_exception(type(seen), seen, beginning)
+    """Write the traceback to stderr, which is the simulation's log."""
+    sys.stderr.write(own_traceback(error, experiment))
 
 
 def _error_type(error: BaseException, *, while_loading: bool) -> ErrorType:
-    if isinstance(error, SyntaxError) or (isinstance(error, _FOUND_BY_COMPILERS) and not while_loading):
+    if isinstance(error, SyntaxError) or (isinstance(error, FOUND_BY_COMPILERS) and not while_loading):
         return ErrorType.COMPILE
     return ErrorType.LOADING if while_loading else ErrorType.RUNTIME
 

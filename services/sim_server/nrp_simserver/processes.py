@@ -74,6 +74,11 @@ def mark(incarnation: str) -> None:
     os.environ[MARK] = incarnation
 
 
+def line_buffered(descriptor: int) -> io.TextIOWrapper:
+    """A text file over a descriptor, which stays open: as stdout and stderr of a process that was forked."""
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
 def leave(status: int) -> NoReturn:
     """End this process as quickly as a script's files allow.
 

@@ -144,6 +144,7 @@ class SimulationServer:
                 setup.core,
                 self._notifier.publish_data,
                 config_file=setup.configuration,
+                engine_processes=setup.engine_processes,
                 nrpcoresim=setup.nrpcoresim,
                 divert=self._relay.listen,
             )

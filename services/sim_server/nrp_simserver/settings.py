@@ -10,6 +10,7 @@ from typing import Final
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from nrp_common.settings import CommonSettings
+from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
 
@@ -34,6 +35,8 @@ class LauncherSettings(CommonSettings):
     """Time between two status messages of a simulation."""
     core: Kind = "auto"
     """The co-simulation core to use: `auto`, or one by name."""
+    engine_processes: EngineProcesses = "needed"
+    """`all` to have each engine of the embedded core run in a process of its own, also those that need none."""
     nrpcoresim: str = "NRPCoreSim"
     """The original nrp-core: a program on the PATH, or its path."""
     nrpcoresim_address: str | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nrp_common.lifecycle import SimulationState
+from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
 
@@ -40,6 +41,7 @@ class ServerSetup(BaseModel):
         mqtt_prefix: put before all topics.
         status_interval_s: seconds between two status messages.
         core: which co-simulation core to use: `auto`, or one by name.
+        engine_processes: which engines of the embedded core run in processes of their own: `needed` or `all`.
         nrpcoresim: how to come by the core of that name.
     """
 
@@ -59,6 +61,7 @@ class ServerSetup(BaseModel):
     mqtt_prefix: str = ""
     status_interval_s: float = 1.0
     core: Kind = "auto"
+    engine_processes: EngineProcesses = "needed"
     nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions()
 
 

@@ -479,5 +479,6 @@ class SimulationServerInstance:
             mqtt_prefix=self._topics.prefix,
             status_interval_s=settings.status_interval_s,
             core=settings.core,
+            engine_processes=settings.engine_processes,
             nrpcoresim=settings.nrpcoresim_options,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import nrp_shims
+from nrp_simserver import processes
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
 
 NICENESS = 10
@@ -62,12 +62,8 @@ def _write_to(log: Path) -> None:
     os.close(file)
     # Made anew: those of the process that was forked may be buffered, captured, or closed.
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  open for as long as the process lives
-    sys.stdout = _line_buffered(1)
-    sys.stderr = _line_buffered(2)
-
-
-def _line_buffered(descriptor: int) -> io.TextIOWrapper:
-    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdout = processes.line_buffered(1)
+    sys.stderr = processes.line_buffered(2)
 
 
 def _log_ourselves_only() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from pathlib import Path
@@ -168,24 +167,6 @@ def test_nothing_of_an_experiment_is_left_behind(experiment: Experiment) -> None
     assert sys.path == path
     assert {name for name in set(sys.modules) - modules if "nrp_core" not in name} == set()
     assert Path.cwd() == folder
-
-
-def test_an_engine_has_the_environment_variables_that_it_asks_for(
-    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SHARED", "outside")
-    monkeypatch.delenv("OWN", raising=False)
-    source = """
-    import os
-
-    class Script(EngineScript):
-        def runLoop(self, timestep_ns):
-            seen.append((os.environ.get("SHARED"), os.environ.get("OWN")))
-    """
-    experiment.engine("a", source, EngineEnvParams=["SHARED=a=b", "OWN=1"]).engine("b", source)
-    experiment.engine("c", source, EngineEnvParams={"OWN": "2"}).started().run_loop(2)
-    assert seen == [("a=b", "1"), ("outside", None), ("outside", "2")] * 2
-    assert (os.environ["SHARED"], os.environ.get("OWN")) == ("outside", None)
 
 
 def test_generators_are_kept_apart_also_where_their_memory_cannot_be_looked_at(

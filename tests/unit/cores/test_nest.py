@@ -141,7 +141,8 @@ def test_a_datapack_registered_twice_is_an_error_with_its_place(brain: Experimen
 
 def test_a_second_nest_in_one_process_is_refused(brain: Experiment, cores: list[EmbeddedCore]) -> None:
     first = brain.configuration["EngineConfigs"][0]
-    brain.configuration["EngineConfigs"] = [first, {**first, "EngineName": "cerebellum"}]
+    here = {"EngineExtraConfigs": {"OwnProcess": False}}
+    brain.configuration["EngineConfigs"] = [first, {**first, "EngineName": "cerebellum", **here}]
     with pytest.raises(EngineFailed, match=r"'cerebellum': NEST can run once a process, and 'brain' has it"):
         started(brain, cores)
 

@@ -32,10 +32,10 @@ class LoopThatCountsOn(Loop):
         self.clock.iteration = iteration
 
 
-def replay(case: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
+def replay(case: dict[str, Any], folder: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
     """Make the calls of a case; what each did, and what the experiment logged."""
     shutil.copytree(REFERENCE / case["source"], folder)
-    core = EmbeddedCore(folder, case["config"])
+    core = EmbeddedCore(folder, case["config"], **options)
     calls = [{"call": "NrpCore", "args": [], "returned": None, "raised": None, "state_after": core.current_state()}]
     for name, *arguments in case["calls"]:
         returned = getattr(core, name)(*arguments)
@@ -55,11 +55,14 @@ def replay(case: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], di
     return calls, logs
 
 
+@pytest.mark.parametrize("engine_processes", ["needed", "all"])
 @pytest.mark.parametrize("name", [name for name in CASES if name != "g_json_data__roundtrip"])
-def test_an_experiment_goes_as_in_the_original(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_goes_as_in_the_original(
+    name: str, engine_processes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded = json.loads((REFERENCE / "recorded" / f"{name}.json").read_text())
     monkeypatch.setattr(core_module, "Loop", LoopThatCountsOn)
-    calls, logs = replay(CASES[name], tmp_path / "experiment")
+    calls, logs = replay(CASES[name], tmp_path / "experiment", engine_processes=engine_processes)
     assert calls == recorded["calls"]
     assert logs == recorded["log_files"]
 
@@ -80,10 +83,11 @@ def without_faults(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_values_cross_between_engines_and_functions_as_in_the_original(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine_processes", ["needed", "all"])
+def test_values_cross_between_engines_and_functions_as_in_the_original(engine_processes: str, tmp_path: Path) -> None:
     name = "g_json_data__roundtrip"
     recorded = json.loads((REFERENCE / "recorded" / f"{name}.json").read_text())
-    calls, logs = replay(CASES[name], tmp_path / "experiment")
+    calls, logs = replay(CASES[name], tmp_path / "experiment", engine_processes=engine_processes)
     assert calls == recorded["calls"]
     assert logs.keys() == recorded["log_files"].keys()
     for file, lines in logs.items():

@@ -7,10 +7,13 @@ which core drives it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 DataPublisher = Callable[[str, bytes, int, bool], None]
 """Publishes streamed data: (topic below the simulation's, e.g. "data/camera"; payload; QoS 0..2; retained)."""
+
+EngineProcesses = Literal["needed", "all"]
+"""Whether only engines that need one get a process of their own, or all that can run in one."""
 
 
 class NrpCore(Protocol):

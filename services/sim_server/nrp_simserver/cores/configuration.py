@@ -26,6 +26,9 @@ _LONGEST_TIME = 9 * 10**9
 
 DEFAULT_FILE = "simulation_config.json"
 
+_OWN_PROCESS = "OwnProcess"
+"""The field of EngineExtraConfigs that says whether an engine gets a process of its own."""
+
 
 def _nanoseconds(seconds: object) -> int:
     """Whole nanoseconds from a JSON number of seconds; what is finer is rounded."""
@@ -96,6 +99,18 @@ class EngineConfiguration(_Section):
 
     files: ClassVar[tuple[str, ...]] = ()
     """The attributes that name a file of the experiment."""
+
+    @field_validator("extra")
+    @classmethod
+    def _says_where_to_run(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(extra.get(_OWN_PROCESS, False), bool):
+            raise ValueError(f"{_OWN_PROCESS} has to be true or false")
+        return extra
+
+    @property
+    def own_process(self) -> bool | None:
+        """Whether the engine is to run in a process of its own; None to leave that to the core."""
+        return self.extra.get(_OWN_PROCESS)
 
     def environment_variables(self) -> dict[str, str]:
         """What the engine finds in its environment beyond what the simulation has."""

@@ -7,8 +7,15 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from nrp_common.errors import EngineFailed, ExperimentError, FunctionFailed
+
+FOUND_BY_COMPILERS = (SyntaxError, NameError, ImportError)
+"""What other languages' compilers find before a program runs."""
+
+_PLACE = "_nrp_place"
+"""The attribute of an exception that was brought here from another process."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,19 @@ def locate(error: BaseException, folder: Path) -> ErrorPlace:
     return ErrorPlace(error)
 
 
+def own_traceback(error: BaseException, folder: Path) -> str:
+    """The traceback of an error as the author of the experiment's files sees it, in lines.
+
+    It begins in the experiment's own files, and leaves out what the core wrapped around the exception.
+    """
+    seen = locate(error, folder).error
+    own = seen.__traceback__
+    while own is not None and not Path(own.tb_frame.f_code.co_filename).is_relative_to(folder):
+        own = own.tb_next
+    beginning: TracebackType | None = own or seen.__traceback__
+    return "".join(traceback.format_exception(type(seen), seen, beginning))
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """`error` and what led to it, outermost first, without the core's own wrappers around another exception."""
     seen: set[int] = set()
@@ -73,7 +93,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = cause
 
 
+def brought_here(error: BaseException, file: str, line: int, text: str, offset: int) -> BaseException:
+    """`error`, made in this process after one of another process, with the place where that was raised."""
+    setattr(error, _PLACE, ErrorPlace(error, file, line, text, offset))
+    return error
+
+
 def _place_of(error: BaseException, folder: Path) -> ErrorPlace | None:
+    brought: ErrorPlace | None = getattr(error, _PLACE, None)
+    if brought is not None:
+        return brought
     if isinstance(error, ExperimentError) and error.file:
         text = linecache.getline(str(folder / error.file), error.line).strip()
         return ErrorPlace(error, error.file, error.line, text)

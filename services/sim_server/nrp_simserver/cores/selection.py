@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from nrp_common.errors import EngineUnavailable
-from nrp_simserver.cores import DataPublisher, NrpCore
+from nrp_simserver.cores import DataPublisher, EngineProcesses, NrpCore
 from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.nrpcoresim.program import find_program
@@ -22,6 +22,7 @@ def create_core(
     publisher: DataPublisher | None = None,
     *,
     config_file: str = DEFAULT_FILE,
+    engine_processes: EngineProcesses = "needed",
     nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions(),  # noqa: B008  immutable
     divert: Callable[[], str] | None = None,
 ) -> NrpCore:
@@ -34,6 +35,7 @@ def create_core(
             else the original program if it is there.
         publisher: publishes the data that the experiment streams through the embedded core.
         config_file: where the configuration was read from, relative to `folder`.
+        engine_processes: which engines of the embedded core run in processes of their own.
         nrpcoresim: how to come by the original program.
         divert: called when the original program will publish streamed data itself, returns the MQTT prefix below which
             it is to do that; without it that is the configuration's.
@@ -43,7 +45,7 @@ def create_core(
     """
     if kind != "nrpcoresim":
         try:
-            return _embedded(configuration, folder, publisher)
+            return _embedded(configuration, folder, publisher, engine_processes)
         except EngineUnavailable:
             if kind == "embedded" or not (nrpcoresim.address or find_program(nrpcoresim.program)):
                 raise
@@ -55,7 +57,12 @@ def create_core(
 # Imported when needed: a launcher that only reads configurations needs neither, and gRPC cannot be forked.
 
 
-def _embedded(configuration: SimulationConfiguration, folder: Path, publisher: DataPublisher | None) -> NrpCore:
+def _embedded(
+    configuration: SimulationConfiguration,
+    folder: Path,
+    publisher: DataPublisher | None,
+    engine_processes: EngineProcesses,
+) -> NrpCore:
     from nrp_simserver.cores import embedded
 
     for engine in configuration.engines:
@@ -64,7 +71,9 @@ def _embedded(configuration: SimulationConfiguration, folder: Path, publisher: D
                 f"engine {engine.name!r} is of type {engine.type}: it needs the original nrp-core, the program"
                 " NRPCoreSim on the PATH"
             )
-    return embedded.EmbeddedCore(folder, configuration=configuration, publisher=publisher)
+    return embedded.EmbeddedCore(
+        folder, configuration=configuration, publisher=publisher, engine_processes=engine_processes
+    )
 
 
 def _original(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nrp_common.errors import CallNotAllowed, ConfigurationError
-from nrp_simserver.cores import DataPublisher
+from nrp_simserver.cores import DataPublisher, EngineProcesses
 from nrp_simserver.cores.configuration import DEFAULT_FILE, load_configuration
 from nrp_simserver.cores.embedded.core import EmbeddedCore
 
@@ -42,6 +42,7 @@ class NrpCore:
         log_output: of no meaning here: engines write to this process's output.
         server_timeout: of no meaning here: there is no server to wait for.
         publisher: publishes the data that a data transfer engine streams; without one nothing is streamed.
+        engine_processes: "all" to have engines run in processes of their own, also those that need none.
 
     Raises:
         ConfigurationError: the configuration, or an override of it, is missing or wrong.
@@ -58,10 +59,13 @@ class NrpCore:
         server_timeout: float = 10,  # noqa: ARG002
         *,
         publisher: DataPublisher | None = None,
+        engine_processes: EngineProcesses = "needed",
     ) -> None:
         folder = Path(experiment_folder or ".").resolve()
         configuration = load_configuration(folder, config_file, overrides_in(args))
-        self._core = EmbeddedCore(folder, configuration=configuration, publisher=publisher)
+        self._core = EmbeddedCore(
+            folder, configuration=configuration, publisher=publisher, engine_processes=engine_processes
+        )
         self._calls = threading.Lock()  # the core takes one call at a time
         self._stop_asked = threading.Event()
         self._is_closed = False

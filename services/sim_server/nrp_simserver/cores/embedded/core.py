@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nrp_common.errors import CallNotAllowed, EngineFailed, EngineUnavailable
-from nrp_simserver.cores import DataPublisher
+from nrp_simserver.cores import DataPublisher, EngineProcesses
 from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration, load_configuration
-from nrp_simserver.cores.embedded.engine import Engine
+from nrp_simserver.cores.embedded.engine import Engine, engine_error
 from nrp_simserver.cores.embedded.function_files import load_functions
 from nrp_simserver.cores.embedded.json_values import from_engine
-from nrp_simserver.cores.embedded.loop import Loop, engine_error
+from nrp_simserver.cores.embedded.loop import Loop
+from nrp_simserver.cores.embedded.placement import needing_processes
 from nrp_simserver.cores.embedded.proto_files import ProtoFiles
+from nrp_simserver.cores.embedded.remote_engine import RemoteEngine
 from nrp_simserver.cores.embedded.surroundings import Occupant, Surroundings
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class EmbeddedCore:
         config_file: its configuration, relative to `folder`.
         configuration: the configuration, when it is read already; `config_file` is not looked at then.
         publisher: publishes the data that a data transfer engine streams; without one nothing is streamed.
+        engine_processes: "all" to have engines run in processes of their own, also those that need none.
 
     Raises:
         ConfigurationError: the configuration is missing or wrong.
@@ -44,6 +47,7 @@ class EmbeddedCore:
         *,
         configuration: SimulationConfiguration | None = None,
         publisher: DataPublisher | None = None,
+        engine_processes: EngineProcesses = "needed",
     ) -> None:
         self.folder = Path(folder).resolve()
         self.configuration = configuration or load_configuration(self.folder, config_file)
@@ -57,8 +61,9 @@ class EmbeddedCore:
             if missing:
                 raise EngineUnavailable(f"engine {engine.name!r} is of type {engine.type}: it needs {missing}")
         self._publisher = publisher
+        self._engine_processes: EngineProcesses = engine_processes
         self._state: State = "Created"
-        self._engines: list[tuple[Engine[Any], Occupant]] = []
+        self._engines: list[tuple[Engine[Any], Occupant]] = []  # that have to be shut down
         self._surroundings = Surroundings(self.folder)
         self._proto_files = ProtoFiles(self.folder)
         self._loop: Loop | None = None
@@ -104,16 +109,15 @@ class EmbeddedCore:
         self._surroundings.open()
         with self._leading_to_initialized:
             self._proto_files.open()
-            for configuration in self.configuration.engines:
-                self._start_engine(Engine.types[configuration.type](configuration, self.folder, self._publisher))
-            occupant = self._surroundings.occupant()
-            self._surroundings.switch(occupant)
+            functions_occupant = self._surroundings.occupant()
+            engines = self._start_engines(functions_occupant)
+            self._surroundings.switch(functions_occupant)
             functions = load_functions(self.configuration, self.folder)
             self._loop = Loop(
-                self._engines,
+                engines,
                 functions,
                 self._surroundings,
-                occupant,
+                functions_occupant,
                 self.folder,
                 by_reference=self.configuration.argument_passing == "reference",
             )
@@ -237,14 +241,27 @@ class EmbeddedCore:
         assert self._loop is not None
         return self._loop
 
-    def _start_engine(self, engine: Engine[Any]) -> None:
-        occupant = self._surroundings.occupant(engine.configuration.environment_variables())
-        self._surroundings.switch(occupant)
-        try:
-            engine.initialize()
-        except (Exception, SystemExit) as error:
-            raise engine_error(engine.name, error, self.folder) from error
-        self._engines.append((engine, occupant))
+    def _start_engines(self, functions: Occupant) -> list[tuple[Engine[Any], Occupant]]:
+        """All engines, initialised, each with its occupant of this process; those elsewhere with that of functions."""
+        made = [Engine.types[entry.type](entry, self.folder, self._publisher) for entry in self.configuration.engines]
+        remote = {engine: RemoteEngine(engine) for engine in needing_processes(made, self._engine_processes)}
+        engines: list[tuple[Engine[Any], Occupant]] = [
+            (remote[engine], functions) if engine in remote else (engine, self._surroundings.occupant())
+            for engine in made
+        ]
+        # Before anything of the experiment is loaded here; and they initialise while those here do.
+        for each in remote.values():
+            each.launch()
+            self._engines.append((each, functions))
+        for engine, occupant in sorted(engines, key=lambda each: each[1] is functions):
+            self._surroundings.switch(occupant)
+            try:
+                engine.initialize()
+            except (Exception, SystemExit) as error:
+                raise engine_error(engine.name, error, self.folder) from error
+            if occupant is not functions:
+                self._engines.append((engine, occupant))
+        return engines
 
     def _hand_over(self, loop: Loop) -> None:
         if self._handed_in:

@@ -36,6 +36,7 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
     """
 
     engine_type = "datatransfer_grpc_engine"
+    runs_here_only = True  # where the publisher is
 
     def __init__(self, configuration: DataTransferConfiguration, folder: Path, publisher: DataPublisher | None) -> None:
         super().__init__(configuration, folder, publisher)

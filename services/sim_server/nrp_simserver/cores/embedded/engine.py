@@ -9,9 +9,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from nrp_common.errors import EngineFailed
 from nrp_simserver.cores import DataPublisher
 from nrp_simserver.cores.configuration import EngineConfiguration
 from nrp_simserver.cores.embedded.datapacks import DataPack
+from nrp_simserver.cores.error_place import locate
 
 Configuration = TypeVar("Configuration", bound=EngineConfiguration)
 
@@ -29,6 +31,12 @@ class Engine(ABC, Generic[Configuration]):
 
     types: ClassVar[dict[str, type[Engine[Any]]]] = {}
     """The class for every engine type that can be run."""
+
+    runs_here_only: ClassVar[bool] = False
+    """Whether it cannot run in a process of its own."""
+
+    once_a_process: ClassVar[str] = ""
+    """The simulator of which there can be one a process, "" when there is none."""
 
     def __init_subclass__(cls) -> None:
         if "engine_type" in cls.__dict__:
@@ -52,7 +60,7 @@ class Engine(ABC, Generic[Configuration]):
 
     @abstractmethod
     def start_step(self, timestep_ns: int) -> None:
-        """Advance by one step. An engine that runs elsewhere may only begin it here."""
+        """Advance by one step. An engine that runs elsewhere only begins it here, and has a `complete_step`."""
 
     def complete_step(self) -> None:
         """Wait until the step begun last has ended."""
@@ -72,3 +80,13 @@ class Engine(ABC, Generic[Configuration]):
     @abstractmethod
     def shutdown(self) -> None:
         """End, and free everything."""
+
+
+def engine_error(name: str, error: BaseException, folder: Path) -> EngineFailed:
+    """The error of an engine that raised `error`, to be raised from that."""
+    if isinstance(error, EngineFailed):
+        return EngineFailed(str(error), file=error.file, line=error.line)
+    place = locate(error, folder)
+    if not place.file:
+        return EngineFailed(f"engine {name!r}: {place.describe()}")
+    return EngineFailed(place.describe(), file=place.file, line=place.line)

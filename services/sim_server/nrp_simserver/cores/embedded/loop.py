@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.embedded.cache import Cache, CacheEntry, Clock
 from nrp_simserver.cores.embedded.datapacks import DataPack, RawData
-from nrp_simserver.cores.embedded.engine import Engine
+from nrp_simserver.cores.embedded.engine import Engine, engine_error
 from nrp_simserver.cores.embedded.functions import Function, function_error, misuse
 from nrp_simserver.cores.embedded.schedule import Schedule
 from nrp_simserver.cores.embedded.surroundings import Occupant, Surroundings
-from nrp_simserver.cores.error_place import locate
 
 
 class Member(NamedTuple):
@@ -33,11 +31,11 @@ class Member(NamedTuple):
 class Plan(NamedTuple):
     """What happens in an iteration in which certain engines are due, in order."""
 
-    due: list[Member]
     to_complete: list[Member]
     fetches: list[tuple[Engine[Any], list[tuple[str, CacheEntry]]]]
     preprocessing: list[Function]
     transceiver: list[Function]
+    to_start: list[Member]
 
 
 class Loop:
@@ -145,7 +143,7 @@ class Loop:
                 entry.preprocessed = False
         done = self._run_functions(plan)
         switch = self._surroundings.switch
-        for engine, occupant, waiting in plan.due:
+        for engine, occupant, waiting in plan.to_start:
             switch(occupant)
             try:
                 if waiting:
@@ -267,9 +265,10 @@ class Loop:
                 if function.kind == kind and function.engine == member.engine.name
             ]
 
+        elsewhere = [member for member in members if type(member.engine).complete_step is not Engine.complete_step]
+        here = [member for member in members if member not in elsewhere]
         plan = self._plans[due] = Plan(
-            members,
-            [member for member in members if type(member.engine).complete_step is not Engine.complete_step],
+            elsewhere,
             [
                 (member.engine, self._wanted[member.engine.name])
                 for member in members
@@ -277,16 +276,9 @@ class Loop:
             ],
             linked("preprocessing"),
             linked("transceiver"),
+            elsewhere + here,  # those here step while the others do
         )
         return plan
-
-
-def engine_error(name: str, error: BaseException, folder: Path) -> EngineFailed:
-    """The error of an engine that raised `error`."""
-    place = locate(error, folder)
-    if not place.file:
-        return EngineFailed(f"engine {name!r}: {place.describe()}")
-    return EngineFailed(place.describe(), file=place.file, line=place.line)
 
 
 def _kind(value: object) -> str:

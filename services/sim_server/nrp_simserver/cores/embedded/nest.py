@@ -28,6 +28,7 @@ class NestEngine(Engine[NestConfiguration]):
     """
 
     engine_type = "nest_json"
+    once_a_process = "NEST"
 
     @classmethod
     def missing(cls, configuration: NestConfiguration) -> str:  # noqa: ARG003  the same for all of them

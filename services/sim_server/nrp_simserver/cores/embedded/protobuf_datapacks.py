@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self, cast
 
+from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -68,9 +69,10 @@ class ProtobufRawData(RawData):
 
     def sent(self) -> Message:
         """A copy of the message."""
-        return self.message_type.FromString(self._bytes())
+        return self.message_type.FromString(self.serialized())
 
-    def _bytes(self) -> bytes:
+    def serialized(self) -> bytes:
+        """The message as bytes."""
         return self._serialized if self._message is None else self._message.SerializePartialToString()
 
 
@@ -115,7 +117,7 @@ class ProtobufDataPack(ProtobufRawData, DataPack):
     def view(self, *, updated: bool) -> Self:
         """The same datapack for another reader, with a message of its own."""
         made = type(self)(self.name, self.engine_name)
-        made._serialized = self._serialized if self._message is None else self._message.SerializePartialToString()
+        made._serialized = self.serialized()
         made._updated = updated
         return made
 
@@ -125,7 +127,7 @@ class ProtobufDataPack(ProtobufRawData, DataPack):
 
     def snapshot(self) -> Self:
         """A copy as it is now."""
-        return self.holding(self.name, self.engine_name, self._bytes())
+        return self.holding(self.name, self.engine_name, self.serialized())
 
 
 _datapack_classes: dict[type[Message], type[ProtobufDataPack]] = {}
@@ -155,6 +157,17 @@ def classes_by_name() -> dict[str, type[ProtobufRawData]]:
                 for made in (raw_data, datapack_class(message_type)):
                     classes[made.__name__] = made
     return classes
+
+
+def message_type(full_name: str) -> type[Message] | None:
+    """The class of the messages of a type such as "Dump.String", None when there is no such type."""
+    pool = descriptor_pool.Default()
+    for _ in range(2):
+        try:
+            return GetMessageClass(pool.FindMessageTypeByName(full_name))
+        except KeyError:
+            message_modules()  # nobody here may have imported that one yet
+    return None
 
 
 def packages() -> set[str]:

@@ -77,8 +77,6 @@ class PythonEngine(Engine[PythonEngineConfiguration]):
 
     def initialize(self) -> None:
         """Load the file, make its `Script` and initialise it."""
-        if self.configuration.command_timeout_ns:
-            logger.warning("engine %s: EngineCommandTimeout has no effect, the engine runs in this process", self.name)
         module = load_script(self.folder, self.configuration.script, self.name)
         script_class = getattr(module, "Script", None)
         if not (isinstance(script_class, type) and issubclass(script_class, self.script_class)):

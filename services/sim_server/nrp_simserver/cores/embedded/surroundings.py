@@ -1,8 +1,8 @@
 """What an engine would have for itself if it were a process of its own, kept apart for engines that share one process.
 
 Originally every engine was a process. Here each is an `Occupant` of this one: before its code runs, the process is made
-to look as that occupant left it: the modules that it imported from the experiment's folder, its environment variables,
-and the global random generators. All functions together are one occupant, and so is whoever uses the core from outside.
+to look as that occupant left it: the modules that it imported from the experiment's folder, and the global random
+generators. All functions together are one occupant, and so is whoever uses the core from outside.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -27,15 +26,13 @@ class Occupant:
     """An engine, all functions together, or the outside: code that must not notice the others.
 
     Attributes:
-        environment: the environment variables that it has beyond those of the process, or instead.
         modules: what it imported from the experiment's folder, by name.
         generators: the states of the random generators that it has used.
     """
 
-    __slots__ = ("environment", "generators", "modules")
+    __slots__ = ("generators", "modules")
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self.environment = dict(environment or {})
+    def __init__(self) -> None:
         self.modules: dict[str, ModuleType] = {}
         self.generators: States = {}
 
@@ -58,7 +55,6 @@ class Surroundings:
         self._present = self._outside
         self._known_modules = 0
         self._shared_modules: set[str] = set()
-        self._replaced_environment: dict[str, str | None] = {}
         self._outside_folder: str | None = None
 
     def open(self) -> None:
@@ -74,9 +70,9 @@ class Surroundings:
         """After initialisation: from here on generators that no occupant used are not handed over, only watched."""
         self._generators_in_use = any(occupant.generators for occupant in self._inside)
 
-    def occupant(self, environment: Mapping[str, str] | None = None) -> Occupant:
-        """A new occupant, with environment variables of its own."""
-        occupant = Occupant(environment)
+    def occupant(self) -> Occupant:
+        """A new occupant."""
+        occupant = Occupant()
         self._inside.append(occupant)
         return occupant
 
@@ -114,8 +110,6 @@ class Surroundings:
                 sys.modules.pop(name, None)
             sys.modules.update(occupant.modules)
             self._known_modules = len(sys.modules)
-        if present.environment or occupant.environment:
-            self._replace_environment(occupant.environment)
         for generator in self._generators:
             if self._generators_in_use or generator.word.raw != generator.mark:
                 self._generators_in_use = True
@@ -139,15 +133,6 @@ class Surroundings:
         if location is None:
             location = next(iter(getattr(module, "__path__", ())), None)
         return isinstance(location, str) and location.startswith(self._root) and "site-packages" not in location
-
-    def _replace_environment(self, variables: Mapping[str, str]) -> None:
-        for name, value in self._replaced_environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        self._replaced_environment = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
 
 
 def load_script(folder: Path, file: str, engine: str) -> ModuleType:
