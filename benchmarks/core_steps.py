@@ -42,7 +42,7 @@ def _step(experiment: Path, argument_passing: str) -> str:
     """In processor time: nothing in a step waits, and what else the machine does says nothing about the core."""
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        core = EmbeddedCore(_copied(experiment, Path(scratch), argument_passing))
+        core = EmbeddedCore(copied(experiment, Path(scratch), argument_passing))
         stack.enter_context(chdir(core.folder))  # as a simulation server is
         core.initialize()
         core.run_loop(STEPS)
@@ -59,7 +59,7 @@ def _step(experiment: Path, argument_passing: str) -> str:
 def _initialisation(experiment: Path) -> str:
     """From the configuration file on; all but the first find what Python keeps of an experiment on disk."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _copied(experiment, Path(scratch), "value")
+        folder = copied(experiment, Path(scratch), "value")
         times_s = []
         for _ in range(INITIALISATIONS):
             began = time.perf_counter()
@@ -79,7 +79,8 @@ def _import_of_protobuf() -> str:
     return f"{statistics.median(times_s) * 1e3:.0f} ms"
 
 
-def _copied(experiment: Path, scratch: Path, argument_passing: str) -> Path:
+def copied(experiment: Path, scratch: Path, argument_passing: str = "value") -> Path:
+    """A copy of an experiment in the folder `scratch`, with functions' arguments passed like that."""
     folder = Path(shutil.copytree(experiment, scratch / "experiment"))
     file = folder / "simulation_config.json"
     configuration = json.loads(file.read_text()) | {"FunctionArgumentsPassingMethod": argument_passing}
