@@ -252,6 +252,7 @@ class FakeLauncher:
         self.on_launch: Callable[[FakeSimulation], None] = paused
         self.refusal: Reply | None = None
         self.is_silent = False
+        self.loses_answers = False
         self.archive = Reply(error="There are no logs", refusal=Refusal.UNKNOWN)
 
     @property
@@ -291,7 +292,8 @@ class FakeLauncher:
             Command,
             lambda command, command_responder: self._command(simulation, command, command_responder),
         )
-        responder.reply(Reply(state=SimulationState.CREATED, incarnation=simulation.incarnation))
+        if not self.loses_answers:
+            responder.reply(Reply(state=SimulationState.CREATED, incarnation=simulation.incarnation))
         self.announce()
         simulation.appear()
         self.on_launch(simulation)

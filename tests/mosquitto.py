@@ -46,10 +46,14 @@ class Mosquitto:
         )
         wait_until(self._answers)
 
-    def stop(self) -> None:
-        """Go away, forgetting everything."""
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def stop(self, signal_number: int = signal.SIGKILL) -> None:
+        """Go away; what it was not told to write down it forgets."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal_number)
             self._process.wait()
             self._process = None
 

@@ -75,7 +75,9 @@ class StorageServer:
     # -- coming and going ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Serve, on the same port as before."""
+        """Serve, on the same port as before. Does nothing when it serves."""
+        if self._server is not None:
+            return
         storage = self
 
         class Handler(_Handler):

@@ -207,6 +207,19 @@ def test_launch_whose_acceptance_was_lost_is_ended_by_a_verdict(
     wait_until(lambda: verdicts and b'"target_state":"failed"' in verdicts[0])
 
 
+def test_launch_whose_acceptance_was_lost_is_answered_when_the_simulation_itself_reports(
+    installation: Installations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launches, "TAKEN_WITHIN_S", 0.5)
+    launcher = installation.launcher()
+    gateway = installation.gateway()
+    gateway.await_launcher()
+    launcher.loses_answers = True
+    answer = gateway.post("/simulation", {"experimentID": "demo"})
+    assert (answer.status_code, answer.get_json()["state"]) == (201, "paused")
+    assert list(launcher.simulations) == [answer.get_json()["simulationID"]]
+
+
 def test_launch_goes_to_another_launcher_when_the_first_refuses(installation: Installations) -> None:
     refusing = installation.launcher(name="roomy", capacity=9)
     refusing.refusal = Reply(error="its disk is full", refusal=Refusal.FAILED)

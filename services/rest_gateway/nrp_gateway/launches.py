@@ -123,7 +123,8 @@ class Launches:
                 timeout=TAKEN_WITHIN_S,
             )
         except CommandTimeout:  # perhaps it was taken, and only the answer was lost: then the verdict ends it
-            self._mirror.give_up(record, "The launcher did not say in time that it took the simulation")
+            if not self._mirror.give_up(record, "The launcher did not say in time that it took the simulation"):
+                return Reply()  # it was taken, and has reported already
             self._caretaker.clean_up_later(record)
             reply = Reply(error="it does not answer")
         except BaseException:
