@@ -38,7 +38,12 @@ class _Followed:
 
 
 def run_locally(
-    folder: Path, configuration: str | None, main_script: str | None, timeout: float | None, as_json: bool
+    folder: Path,
+    configuration: str | None,
+    main_script: str | None,
+    realtime_factor: float | None,
+    timeout: float | None,
+    as_json: bool,
 ) -> int:
     """Run an experiment in its own folder; the exit status: 0 completed, 1 failed, 130 interrupted.
 
@@ -46,10 +51,16 @@ def run_locally(
         folder: the experiment's.
         configuration: another configuration than the usual one.
         main_script: another main script than the usual one.
+        realtime_factor: the most simulated seconds in a real second; 0 for no limit, None for the configuration's.
         timeout: real seconds after which the run is ended and counts as failed.
         as_json: print each change of the record as JSON.
     """
-    run = LocalRun(folder, configuration or DEFAULT_CONFIGURATION, main_script or DEFAULT_SCRIPT)
+    run = LocalRun(
+        folder,
+        configuration or DEFAULT_CONFIGURATION,
+        main_script or DEFAULT_SCRIPT,
+        real_time_factor=realtime_factor,
+    )
     followed = _Followed(run)
     watcher = threading.Thread(
         target=follow,

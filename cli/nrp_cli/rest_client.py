@@ -57,9 +57,20 @@ class RestClient:
 
     # -- simulations ---------------------------------------------------------------------------------------------------
 
-    def launch(self, experiment: str, configuration: str | None = None, main_script: str | None = None) -> Simulation:
+    def launch(
+        self,
+        experiment: str,
+        configuration: str | None = None,
+        main_script: str | None = None,
+        real_time_factor: float | None = None,
+    ) -> Simulation:
         """Launch an experiment. Returns the simulation's record."""
-        body = {"experimentID": experiment, "experimentConfiguration": configuration, "mainScript": main_script}
+        body = {
+            "experimentID": experiment,
+            "experimentConfiguration": configuration,
+            "mainScript": main_script,
+            "realTimeFactor": real_time_factor,
+        }
         given = {key: value for key, value in body.items() if value is not None}
         launched: Simulation = self._json("POST", "/simulation", json=given)
         return launched

@@ -16,6 +16,7 @@ from nrp_cli.connection import Token
 from nrp_cli.progress import follow, real_time_factor
 from nrp_cli.rest_client import CallRefused, RestClient, Simulation
 from nrp_cli.signals import end_on_sigterm
+from nrp_cli.simulations import RealTimeFactor
 from nrp_cli.stack import Stack, StackOptions
 from nrp_cli.terminal import (
     FAILED,
@@ -47,6 +48,7 @@ def run(
     ] = None,
     configuration: Annotated[str | None, typer.Option("--config", help="Another simulation_config.json.")] = None,
     main_script: Annotated[str | None, typer.Option("--script", help="Another main_script.py.")] = None,
+    realtime_factor: RealTimeFactor = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Where logs and results go; the experiment's folder when not given.", file_okay=False),
@@ -76,13 +78,13 @@ def run(
     if local:
         from nrp_cli.local import run_locally  # the services have the cores, this process does not need them else
 
-        if status := run_locally(folder, configuration, main_script, timeout, as_json):
+        if status := run_locally(folder, configuration, main_script, realtime_factor, timeout, as_json):
             raise typer.Exit(status)
         return
     target = _writable(output or folder)
     with _gateway(url, token, checked_broker(broker)) as client:
         experiment = client.import_experiment(folder, name or folder.name)
-        simulation = client.launch(experiment, configuration, main_script)
+        simulation = client.launch(experiment, configuration, main_script, realtime_factor)
         simulation_id = simulation["simulationID"]
         status = 0
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,25 @@ app = typer.Typer(no_args_is_help=True, help="List, watch and command simulation
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Id = Annotated[int, typer.Argument(help="The simulation's number.", min=0)]
+
+
+def _finite(factor: float | None) -> float | None:
+    if factor is not None and not math.isfinite(factor):
+        raise typer.BadParameter("has to be a finite number; 0 for no limit")
+    return factor
+
+
+RealTimeFactor = Annotated[
+    float | None,
+    typer.Option(
+        "--realtime-factor",
+        min=0.0,
+        callback=_finite,
+        help="The most simulated seconds in a real second: 1 holds it to real time, 0 is no limit; in place of what the"
+        " configuration says.",
+        show_default=False,
+    ),
+]
 
 
 @app.command("ls")
@@ -56,13 +76,14 @@ def launch(
     experiment: Annotated[str, typer.Argument(help="The experiment's id.")],
     configuration: Annotated[str | None, typer.Option("--config", help="Another simulation_config.json.")] = None,
     main_script: Annotated[str | None, typer.Option("--script", help="Another main_script.py.")] = None,
+    realtime_factor: RealTimeFactor = None,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
     """Launch an experiment; it is paused when it is ready to start."""
     with connect(url, token) as client:
-        simulation = client.launch(experiment, configuration, main_script)
+        simulation = client.launch(experiment, configuration, main_script, realtime_factor)
     if as_json:
         print_json(simulation)
     else:

@@ -223,6 +223,8 @@ class Launch(Request):
     experiment_id: str
     configuration: str
     main_script: str
+    real_time_factor: FiniteFloat | None = Field(None, ge=0)
+    """The most simulated seconds in a real second, 0 for no limit; the configuration's when null."""
     owner: str
     sealed_token: str = ""
     """The owner's bearer token, encrypted: the bus is public."""

@@ -58,12 +58,32 @@ def test_launch_names_the_simulation_in_the_location_header(gateway: RunningGate
 def test_launch_hands_over_what_was_asked(gateway: RunningGateway, launcher: FakeLauncher) -> None:
     gateway.post(
         "/simulation",
-        {"experimentID": "demo", "experimentConfiguration": "other.json", "mainScript": "scripts/other.py"},
+        {
+            "experimentID": "demo",
+            "experimentConfiguration": "other.json",
+            "mainScript": "scripts/other.py",
+            "realTimeFactor": 2,
+        },
     )
     launch = launcher.launches[-1]
     assert (launch.experiment_id, launch.configuration, launch.main_script, launch.owner) == (
         "demo", "other.json", "scripts/other.py", "default-owner",
     )  # fmt: skip
+    assert launch.real_time_factor == 2
+
+
+def test_the_real_time_factor_is_the_configurations_unless_it_is_asked_for(
+    gateway: RunningGateway, launcher: FakeLauncher
+) -> None:
+    gateway.launch()
+    assert launcher.launches[-1].real_time_factor is None
+
+
+@pytest.mark.parametrize("factor", ['"1"', "true", "-1", "[1]", "1e400", "1" + 400 * "0"])
+def test_a_real_time_factor_that_is_none_is_refused(gateway: RunningGateway, factor: str) -> None:
+    answer = gateway.post("/simulation", b'{"experimentID": "demo", "realTimeFactor": %s}' % factor.encode())
+    assert answer.status_code == 400
+    assert answer.get_json()["message"].startswith("realTimeFactor: ")
 
 
 @pytest.mark.parametrize("extra", [{"state": "started"}, {"private": True}, {"unknown": [1]}])
@@ -74,7 +94,9 @@ def test_state_private_and_unknown_fields_have_no_effect(
     assert (answer.status_code, answer.get_json()["state"]) == (201, "paused")
 
 
-@pytest.mark.parametrize("field", ["experimentConfiguration", "mainScript", "ctxId", "state", "private"])
+@pytest.mark.parametrize(
+    "field", ["experimentConfiguration", "mainScript", "ctxId", "realTimeFactor", "state", "private"]
+)
 def test_optional_fields_may_be_null(gateway: RunningGateway, launcher: FakeLauncher, field: str) -> None:
     assert gateway.post("/simulation", {"experimentID": "demo", field: None}).status_code == 201
 

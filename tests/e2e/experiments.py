@@ -67,7 +67,7 @@ def experiment(
     return name
 
 
-def launch(stack: RunningStack, experiment_id: str, **asked: str) -> dict[str, Any]:
+def launch(stack: RunningStack, experiment_id: str, **asked: object) -> dict[str, Any]:
     """The record that the launch answered."""
     answer = stack.post("/simulation", {"experimentID": experiment_id, **asked})
     assert answer.status_code == 201, answer.text

@@ -89,6 +89,12 @@ class LaunchBody(BaseModel):
     context_id: Annotated[StrictStr, AfterValidator(_check_text)] | None = Field(
         None, alias="ctxId", max_length=LONGEST_NAME
     )
+    real_time_factor: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = Field(
+        None,
+        alias="realTimeFactor",
+        description="The most simulated seconds in a second of real time, 0 for no limit; without it what the"
+        " configuration says.",
+    )
     state: Any = Field(None, description="Accepted, without effect.")
     private: Any = Field(None, description="Accepted, without effect.")
 

@@ -81,7 +81,7 @@ class Launches:
                     launcher=launcher,
                 )
                 self._mirror.add(record)
-                reply = self._hand_over(record, token)
+                reply = self._hand_over(record, token, asked.real_time_factor)
                 if reply.error is None:
                     return self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S) or record
                 refusals[launcher] = reply
@@ -105,7 +105,7 @@ class Launches:
             raise Unreachable("No launcher is connected", retry_after_s=RETRY_AFTER_S)
         return launchers
 
-    def _hand_over(self, record: SimulationRecord, token: str | None) -> Reply:
+    def _hand_over(self, record: SimulationRecord, token: str | None, real_time_factor: float | None) -> Reply:
         """Give a simulation to its launcher. When that does not take it, nothing stays of the simulation."""
         self._presences.note_asked(record.launcher)
         try:
@@ -117,6 +117,7 @@ class Launches:
                     experiment_id=record.experiment_id,
                     configuration=record.configuration,
                     main_script=record.main_script,
+                    real_time_factor=real_time_factor,
                     owner=record.owner,
                     sealed_token=seal_token(token, self._secret_key) if self._secret_key else "",
                 ),

@@ -28,6 +28,7 @@ class NRPCoreWrapper:
         gate: passed before each step.
         clock: counts the simulated time of the steps taken.
         on_steps_taken: called when the gate was opened for some steps and these are taken.
+        real_time_factor: the most simulated seconds in a second of real time; 0 for as many as there can be.
 
     Attributes:
         run_loop: `run_loop(num_iterations=1)` advances by that many smallest timesteps and returns whether the status
@@ -40,17 +41,24 @@ class NRPCoreWrapper:
     """
 
     def __init__(
-        self, core: NrpCore, gate: Gate, clock: SimulationClock, on_steps_taken: Callable[[], None] = lambda: None
+        self,
+        core: NrpCore,
+        gate: Gate,
+        clock: SimulationClock,
+        on_steps_taken: Callable[[], None] = lambda: None,
+        *,
+        real_time_factor: float = 0.0,
     ) -> None:
         self._core = core
         self._gate = gate
         self._clock = clock
         self._on_steps_taken = on_steps_taken
+        self._real_time_factor = real_time_factor
         self._timestep_ns = core.timestep_ns
         clock.timeout_ns = core.timeout_ns
         self.failure: Exception | None = None
         # Bound here once: looking a method up on a class that has __getattr__ is the slow way in CPython.
-        self.run_loop = self._quick_run_loop()
+        self.run_loop = self._run_steps if real_time_factor else self._quick_run_loop()
         self.set_json_datapack = core.set_json_datapack
         self.set_proto_datapack = core.set_proto_datapack
         self.current_state = core.current_state
@@ -78,7 +86,7 @@ class NRPCoreWrapper:
         """Bring the co-simulation back to t = 0; the script goes on. Returns the observations."""
         self._gate.wait()
         observations = self._core.reset()
-        self._clock.time_ns = 0
+        self._clock.rewind()
         self.failure = None
         return observations
 
@@ -121,7 +129,8 @@ class NRPCoreWrapper:
 
         return run_loop
 
-    def _run_steps(self, num_iterations: int) -> tuple[bool, list[Any]]:
+    def _run_steps(self, num_iterations: int = 1) -> tuple[bool, list[Any]]:
+        """Advance by `num_iterations` smallest timesteps; returns (done, trajectory)."""
         if num_iterations < 1:
             raise ValueError(f"run_loop() takes a number of iterations from 1, not {num_iterations}")
         self._gate.wait()
@@ -142,7 +151,7 @@ class NRPCoreWrapper:
     def _gated(self, advance: Callable[[int], Result], most: int) -> tuple[int, Result]:
         """Have `advance(steps)` take as many steps as may be taken at once; returns (steps, what it returned)."""
         is_counted = not self._gate.is_open and self._gate.wait()
-        steps = 1 if is_counted else min(most, self._core.steps_at_once)
+        steps = 1 if is_counted or self._real_time_factor else min(most, self._core.steps_at_once)
         try:
             result = advance(steps)
         except Exception as failure:
@@ -151,7 +160,14 @@ class NRPCoreWrapper:
         self._clock.time_ns += steps * self._timestep_ns
         if is_counted and self._gate.step_taken():
             self._on_steps_taken()
+        if self._real_time_factor:
+            self._let_real_time_catch_up()
         return steps, result
+
+    def _let_real_time_catch_up(self) -> None:
+        """Wait until simulated time is not ahead any more, or a pause stops both."""
+        while (ahead := self._clock.ahead(self._real_time_factor)) > 0 and self._gate.hold(ahead):
+            pass
 
     def _steps_left(self) -> int | None:
         """How many steps it takes to reach the timeout, None when there is none."""

@@ -1,6 +1,6 @@
 """The gate that a simulation passes before each step: closing it pauses, ending it stops or resets.
 
-One thread steps (it calls `wait` and `step_taken`), others open and close.
+One thread steps (it calls `wait`, `step_taken` and `hold`), others open and close.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class Gate:
             while not self.is_open and not self._steps:
                 if self._disowned:
                     raise RuntimeError("A process forked from a simulation cannot step it")
-                if self.ending is not None:
-                    self.refusals += 1
-                    raise self.ending
+                self._refuse_when_ending()
                 self._changed.wait()
             return not self.is_open
 
@@ -68,6 +66,22 @@ class Gate:
                 return False
             self._steps -= 1
             return not self._steps
+
+    def hold(self, seconds: float) -> bool:
+        """Let real time pass between two steps, `seconds` at most: no longer than steps may be taken.
+
+        Returns:
+            Whether the time has passed and steps may still be taken.
+
+        Raises:
+            SimulationEnding: the simulation is being stopped or reset.
+        """
+        with self._changed:
+            is_closed = self._changed.wait_for(
+                lambda: not self.is_open and not self._steps, min(seconds, threading.TIMEOUT_MAX)
+            )
+            self._refuse_when_ending()
+            return not is_closed
 
     # -- whoever commands ----------------------------------------------------------------------------------------------
 
@@ -103,6 +117,11 @@ class Gate:
         self._disowned = True
         self._steps = 0
         self.is_open = False
+
+    def _refuse_when_ending(self) -> None:
+        if self.ending is not None:
+            self.refusals += 1
+            raise self.ending
 
     def _set(self, *, is_open: bool, steps: int) -> None:
         with self._changed:

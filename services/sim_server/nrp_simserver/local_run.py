@@ -7,7 +7,7 @@ from pathlib import Path
 from nrp_simserver import surroundings
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper
-from nrp_simserver.cores.configuration import load_configuration
+from nrp_simserver.cores.configuration import load_configuration, real_time_factor_override
 from nrp_simserver.cores.selection import Kind, create_core
 from nrp_simserver.external_processes import ExternalProcesses
 from nrp_simserver.gate import Gate
@@ -25,17 +25,27 @@ class LocalRun:
         configuration: the configuration's name in it.
         main_script: the main script's name in it.
         core: which co-simulation core to use: `auto`, or one by name.
+        real_time_factor: the most simulated seconds in a real second; 0 for no limit, None for the configuration's.
 
     Attributes:
         clock: how far the run is; may be read from other threads.
     """
 
-    def __init__(self, folder: Path, configuration: str, main_script: str, core: Kind = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        configuration: str,
+        main_script: str,
+        core: Kind = "auto",
+        *,
+        real_time_factor: float | None = None,
+    ) -> None:
         self.clock = SimulationClock()
         self._folder = folder.resolve()
         self._configuration_file = configuration
         self._main_script = main_script
         self._kind: Kind = core
+        self._overrides = real_time_factor_override(real_time_factor)
 
     def run(self) -> None:
         """Initialise, execute the main script to its end, shut down.
@@ -43,7 +53,7 @@ class LocalRun:
         Raises:
             Exception: whatever failed; `nrp_simserver.error_report` tells where.
         """
-        configuration = load_configuration(self._folder, self._configuration_file)
+        configuration = load_configuration(self._folder, self._configuration_file, self._overrides)
         script = MainScript.load(self._folder, self._main_script)
         surroundings.work_in(self._folder)
         external_processes = ExternalProcesses()
@@ -54,7 +64,8 @@ class LocalRun:
             external_processes.start(configuration.external_processes, self._folder)
             core.initialize()
             external_processes.check()
-            runner = NRPScriptRunner(script, NRPCoreWrapper(core, gate, self.clock), NO_SIMULATION)
+            nrp = NRPCoreWrapper(core, gate, self.clock, real_time_factor=configuration.real_time_factor)
+            runner = NRPScriptRunner(script, nrp, NO_SIMULATION)
             self.clock.start()
             runner.run()
         finally:

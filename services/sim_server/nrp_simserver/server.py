@@ -30,7 +30,7 @@ from nrp_simserver import processes, surroundings
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper
 from nrp_simserver.cores import NrpCore
-from nrp_simserver.cores.configuration import load_configuration
+from nrp_simserver.cores.configuration import load_configuration, real_time_factor_override
 from nrp_simserver.cores.selection import create_core
 from nrp_simserver.data_relay import DataRelay
 from nrp_simserver.error_report import error_report, print_traceback
@@ -129,7 +129,8 @@ class SimulationServer:
         self._lifecycle.publish_status()
         with self._interruption.of_user_code():
             self._notifier.progress(INITIALIZING, "Loading the experiment", index=0, count=3)
-            configuration = load_configuration(experiment, setup.configuration).of_simulation(
+            overrides = real_time_factor_override(setup.real_time_factor)
+            configuration = load_configuration(experiment, setup.configuration, overrides).of_simulation(
                 setup.simulation_id,
                 setup.mqtt_prefix,
                 setup.nrpcoresim.broker or f"{setup.broker_host}:{setup.broker_port}",
@@ -150,7 +151,13 @@ class SimulationServer:
             )
             self._core.initialize()
             self._external_processes.check()
-        self._nrp = NRPCoreWrapper(self._core, self._gate, self._clock, self._report_steps_taken)
+        self._nrp = NRPCoreWrapper(
+            self._core,
+            self._gate,
+            self._clock,
+            self._report_steps_taken,
+            real_time_factor=configuration.real_time_factor,
+        )
         runner = NRPScriptRunner(script, self._nrp, self._setup.simulation_id)
         self._await_broker()
         with self._lifecycle.lock:

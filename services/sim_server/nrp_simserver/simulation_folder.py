@@ -32,6 +32,7 @@ class ServerSetup(BaseModel):
         folder: the simulation's folder, absolute.
         configuration: the configuration's name in the experiment.
         main_script: the main script's name in the experiment.
+        real_time_factor: the most simulated seconds in a real second; 0 for no limit, None for the configuration's.
         broker_host: where the bus is.
         broker_port: of MQTT 5 over TCP.
         broker_username: None to connect without one.
@@ -52,6 +53,7 @@ class ServerSetup(BaseModel):
     folder: Path
     configuration: str
     main_script: str
+    real_time_factor: float | None = None
     broker_host: str
     broker_port: int
     broker_username: str | None = None

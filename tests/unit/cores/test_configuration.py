@@ -15,6 +15,7 @@ from nrp_simserver.cores.configuration import (
     SimulationConfiguration,
     experiment_file,
     load_configuration,
+    real_time_factor_override,
 )
 
 ENGINE = {"EngineName": "a", "EngineType": "python_json", "PythonFileName": "a.py"}
@@ -91,6 +92,21 @@ def test_fractions_of_a_second_count_in_the_timeout(tmp_path: Path) -> None:
     assert load(tmp_path, simulation(SimulationTimeout=2.5)).timeout_ns == 2_500_000_000
 
 
+@pytest.mark.parametrize(("fields", "factor"), [({}, 0), ({"RealTimeFactor": 1}, 1), ({"RealTimeFactor": 0.25}, 0.25)])
+def test_the_real_time_factor_is_a_limit_that_is_off_by_default(
+    fields: dict[str, float], factor: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    assert load(tmp_path, simulation(**fields)).real_time_factor == factor
+    assert not caplog.messages
+
+
+def test_a_real_time_factor_asked_for_replaces_that_of_the_file(tmp_path: Path) -> None:
+    written = simulation(RealTimeFactor=2)
+    assert load(tmp_path, written, **real_time_factor_override(None)).real_time_factor == 2
+    assert load(tmp_path, written, **real_time_factor_override(0.0)).real_time_factor == 0
+
+
 def test_unknown_fields_are_accepted_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     load(tmp_path, {**engine(Colour="red"), "Author": "me"})
@@ -135,6 +151,11 @@ NESTED = 100_000
             engine(EngineTimestep=-0.5),
             "EngineTimestep: has to be a number of seconds from 0 to 9000000000 (it is -0.5)",
         ),
+        (simulation(RealTimeFactor=-1), "RealTimeFactor: has to be a number from 0 (no limit), the most simulated"),
+        (simulation(RealTimeFactor="1"), 'seconds in a second of real time (it is "1")'),
+        (simulation(RealTimeFactor=True), "RealTimeFactor: has to be a number from 0"),
+        (simulation(RealTimeFactor=10**400), "RealTimeFactor: has to be a number from 0"),
+        ('{"RealTimeFactor": 1e400}', "RealTimeFactor: has to be a number from 0"),
         (engine(EngineEnvParams="A=1"), 'EngineEnvParams: has to be a list of texts "NAME=value"'),
         (engine(EngineEnvParams=["A"]), 'EngineEnvParams: has to be a list of texts "NAME=value"'),
         (engine(PythonFileName="none.py"), "EngineConfigs.0.PythonFileName: the experiment has no file 'none.py'"),

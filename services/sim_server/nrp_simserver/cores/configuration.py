@@ -1,12 +1,14 @@
 """simulation_config.json, the file that says what an experiment consists of: read, checked, typed.
 
-The fields are nrp-core 1.4's. Times are exact: they are taken from the decimal literal in the file, never from a float.
+The fields are nrp-core 1.4's, and `REAL_TIME_FACTOR`. Times are exact: they are taken from the decimal literal in the
+file, never from a float.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +30,9 @@ DEFAULT_FILE = "simulation_config.json"
 
 _OWN_PROCESS = "OwnProcess"
 """The field of EngineExtraConfigs that says whether an engine gets a process of its own."""
+
+REAL_TIME_FACTOR = "RealTimeFactor"
+"""The one field that is not nrp-core's: a limit to how fast simulated time passes."""
 
 
 def _nanoseconds(seconds: object) -> int:
@@ -51,6 +56,16 @@ Seconds = Annotated[int, BeforeValidator(_nanoseconds)]
 """A time, written in seconds in the file and kept in nanoseconds."""
 
 PositiveSeconds = Annotated[int, BeforeValidator(_positive_nanoseconds)]
+
+
+def _real_time_factor(factor: object) -> float:
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= sys.float_info.max:
+        raise ValueError("has to be a number from 0 (no limit), the most simulated seconds in a second of real time")
+    return float(factor)
+
+
+RealTimeFactor = Annotated[float, BeforeValidator(_real_time_factor)]
+"""The most simulated seconds in a second of real time, 0 for as many as there can be."""
 
 
 def _environment(variables: object) -> object:
@@ -250,6 +265,7 @@ class SimulationConfiguration(_Section):
     loop: Literal["FTILoop", "EventLoop"] = Field("FTILoop", alias="SimulationLoop")
     timeout_ns: Seconds = Field(0, alias="SimulationTimeout")
     declared_timestep_ns: PositiveSeconds = Field(10_000_000, alias="SimulationTimestep")
+    real_time_factor: RealTimeFactor = Field(0.0, alias=REAL_TIME_FACTOR)
     processor: Literal["tf", "cg"] = Field("tf", alias="DataPackProcessor")
     engines: list[Engine] = Field([], alias="EngineConfigs")
     functions: list[FunctionConfiguration] = Field([], alias="DataPackProcessingFunctions")
@@ -303,6 +319,11 @@ class SimulationConfiguration(_Section):
             for engine in self.engines
         ]
         return self.model_copy(update={"engines": engines})
+
+
+def real_time_factor_override(factor: float | None) -> dict[str, Any]:
+    """What `load_configuration` is to be given so that this limit replaces the file's; None leaves that as it is."""
+    return {} if factor is None else {REAL_TIME_FACTOR: factor}
 
 
 def load_configuration(
