@@ -26,6 +26,22 @@ WORLD = """
 </mujoco>
 """
 
+SCENE = """
+<mujoco>
+  <worldbody>
+    <light pos="0 0 3"/>
+    <camera name="eye" pos="0 0 1" xyaxes="0 -1 0 0 0 1"/>
+    <body pos="3 1 1">
+      <joint name="slide" type="slide" axis="0 1 0"/>
+      <joint name="hinge" type="hinge" axis="0 1 0"/>
+      <geom type="sphere" size="0.5" rgba="1 0 0 1"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="hinge"/></actuator>
+</mujoco>
+"""
+"""A red ball, to the left of a camera that looks along x."""
+
 SCRIPT = """
 from nrp_core.engines.py_sim import PySimEngineScript
 from tests.unit.cores.experiment import seen
@@ -152,6 +168,62 @@ def test_reset_goes_back_to_the_world_file(arm: Experiment) -> None:
     core.reset()
     assert seen[-1].get_sim_time() == 0
     assert seen[-1].get_model_property("hinge", "joint_qpos")[0] == 0
+    core.shutdown()
+
+
+def test_a_camera_renders_what_it_sees(arm: Experiment) -> None:
+    arm.file("world.xml", SCENE)
+    core = arm.started()
+    core.run_loop(1)
+    picture = seen[-1].render("eye", 80, 60)
+    assert (picture.shape, picture.dtype) == ((60, 80, 3), np.uint8)
+    red = (picture[..., 0] > 100) & (picture[..., 1] < 50)
+    _, columns = np.nonzero(red)
+    assert len(columns) > 50
+    assert columns.max() < 40
+    large = seen[-1].render("eye", 800, 600)
+    assert large.shape == (600, 800, 3)
+    core.shutdown()
+
+
+def test_a_picture_is_of_the_present(arm: Experiment) -> None:
+    arm.file("world.xml", SCENE.replace('joint="hinge"', 'joint="slide" gear="1000"'))
+    core = arm.started()
+    core.run_loop(1)
+    before = seen[-1].render("eye")
+    core.set_json_datapack("torque", "body", {"value": 5.0})
+    core.run_loop(10)
+    assert not np.array_equal(seen[-1].render("eye"), before)
+    core.reset()
+    assert np.abs(seen[-1].render("eye").astype(int) - before).max() < 8
+    core.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("ear",), "no camera 'ear'; there are: eye"), (("eye", 0, 60), "not 0 x 60"), (("eye", 80, -1), "not 80 x -1")],
+)
+def test_a_picture_that_cannot_be_is_refused(arm: Experiment, arguments: tuple[Any, ...], words: str) -> None:
+    arm.file("world.xml", SCENE)
+    core = arm.started()
+    core.run_loop(1)
+    with pytest.raises(ValueError, match=words):
+        seen[-1].render(*arguments)
+    core.shutdown()
+
+
+def test_where_nothing_can_render_the_missing_packages_are_named(
+    arm: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+
+    arm.file("world.xml", SCENE)
+    core = arm.started()
+    core.run_loop(1)
+    monkeypatch.setattr("mujoco.Renderer", fail)
+    with pytest.raises(RuntimeError, match=r"eglQueryString.*apt-get install libegl1 libgl1-mesa-dri"):
+        seen[-1].render("eye")
     core.shutdown()
 
 

@@ -105,12 +105,17 @@ def seconds(nanoseconds: int) -> float:
     return nanoseconds / NANOSECONDS
 
 
+def has_display() -> bool:
+    """Whether there is a screen to show windows on."""
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _visible(configuration: PySimConfiguration) -> bool:
     """Whether to open a window: asked for, and there is a screen to show it on."""
     wanted = configuration.visualizer
     if isinstance(wanted, str):
         wanted = wanted.strip().lower() in ("true", "yes", "on", "1")
-    if wanted and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if wanted and not has_display():
         logger.warning("engine %s: Visualizer has no effect, there is no display", configuration.name)
         return False
     return wanted

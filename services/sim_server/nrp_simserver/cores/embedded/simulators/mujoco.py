@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from nrp_simserver.cores.configuration import NANOSECONDS, experiment_file
-from nrp_simserver.cores.embedded.simulators import Simulator, physics_steps, seconds
+from nrp_simserver.cores.embedded.simulators import Simulator, has_display, physics_steps, seconds
+
+if not has_display():
+    with suppress(OSError):  # where EGL is missing, MuJoCo could not even be imported when told to render by it
+        ctypes.CDLL("libEGL.so.1")
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+import mujoco  # looks at MUJOCO_GL once, now
+
+from nrp_simserver.cores.embedded.simulators.mujoco_pictures import Pictures
 
 _KINDS = ("body", "joint", "geom", "site", "camera", "light", "actuator", "sensor", "tendon")
 """What of a model has a name and values that change."""
@@ -38,7 +49,7 @@ class MujocoSimulator(Simulator):
 
     Attributes:
         model: MuJoCo's MjModel.
-        data: MuJoCo's MjData, for what is not offered here, such as rendering.
+        data: MuJoCo's MjData, for what is not offered here.
     """
 
     def __init__(self, world: Path, *, visible: bool = False) -> None:
@@ -50,6 +61,7 @@ class MujocoSimulator(Simulator):
         self._control = self.data.ctrl
         self._values: dict[tuple[str, str], Any] = {}
         mujoco.mj_forward(self.model, self.data)
+        self._pictures = Pictures(self.model, self.data)
         self._viewer = _open_viewer(self.model, self.data) if visible else None
 
     def run_step(self, action: Any, timestep_ns: int) -> None:
@@ -83,8 +95,20 @@ class MujocoSimulator(Simulator):
         mujoco.mj_resetData(self.model, self.data)
         mujoco.mj_forward(self.model, self.data)
 
+    def render(self, camera: str, width: int = 160, height: int = 120) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A picture of what a camera of the model sees: RGB, of shape (height, width, 3), without shadows.
+
+        Takes some 7 ms without a graphics card, the first one half a second more.
+
+        Raises:
+            ValueError: there is no such camera, or no such size.
+            RuntimeError: nothing here can render off screen.
+        """
+        return self._pictures.take(camera, width, height)
+
     def shutdown(self) -> None:
         """Close the window."""
+        self._pictures.close()
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
