@@ -1,8 +1,9 @@
 # Two populations of spiking neurons, each driven by the light of one eye; drive.py has them move the wheels.
 import nest
 from nrp_core.engines.nest_json import CreateDataPack
+from population import NEURONS
 
-NEURONS = 40
+nest.resolution = 0.5  # ms
 
 for side in ("left", "right"):
     light = CreateDataPack(f"{side}_light", "dc_generator")

@@ -1,27 +1,34 @@
 from nrp_core import *
 from nrp_core.data.nrp_json import *
+from nrp_core.data.nrp_protobuf import *
+from population import NEURONS
 
+STEP = 0.02  # s
 SMOOTHING = 0.2  # of a step's spikes; a motor does not follow single ones
-RADIANS_PER_SPIKE = 0.12
+RADIANS = 0.096  # per second, for each spike per second of a neuron
 FASTEST = 8.0  # rad/s
 
-speeds = {"left": 0.0, "right": 0.0}
+rates = {"left": 0.0, "right": 0.0}  # Hz, of a neuron
 
 
 @EngineDataPack(keyword="left_spikes", id=DataPackIdentifier("left_spikes", "brain"))
 @EngineDataPack(keyword="right_spikes", id=DataPackIdentifier("right_spikes", "brain"))
+@SimulationTime(keyword="time")
 @TransceiverFunction("husky")
-def drive(left_spikes, right_spikes):
+def drive(left_spikes, right_spikes, time):
     """The spikes of each population turn the wheels of the other side: the robot turns to the light."""
-    for side, spikes in (("right", left_spikes), ("left", right_spikes)):
-        wanted = min(FASTEST, RADIANS_PER_SPIKE * spikes.data[0]["n_events"])
-        speeds[side] += SMOOTHING * (wanted - speeds[side])
-    wheels = JsonDataPack("wheels", "husky")
-    wheels.data["left"] = speeds["left"]
-    wheels.data["right"] = speeds["right"]
+    if time == 0:
+        rates.update(left=0.0, right=0.0)
     counted = []
-    for side in ("left", "right"):  # so that the next step's spikes are counted from 0
+    for side, spikes in (("left", left_spikes), ("right", right_spikes)):
+        rate = spikes.data[0]["n_events"] / NEURONS / STEP
+        rates[side] += SMOOTHING * (rate - rates[side])
         recorder = JsonDataPack(f"{side}_spikes", "brain")
-        recorder.data["n_events"] = 0
+        recorder.data["n_events"] = 0  # so that the next step's spikes are counted from there
         counted.append(recorder)
-    return [wheels, *counted]
+    wheels = JsonDataPack("wheels", "husky")
+    wheels.data["left"] = min(FASTEST, RADIANS * rates["right"])
+    wheels.data["right"] = min(FASTEST, RADIANS * rates["left"])
+    shown = DumpArrayFloatDataPack("rates", "out")
+    shown.data.float_stream.extend([rates["left"], rates["right"]])
+    return [wheels, shown, *counted]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import io
+import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from nrp_common.errors import FunctionFailed
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
+from nrp_simserver.cores import DataPublisher
 from nrp_simserver.cores.configuration import load_configuration
 from nrp_simserver.cores.embedded import EmbeddedCore
 from nrp_simserver.cores.error_place import locate
@@ -19,14 +26,22 @@ from nrp_simserver.gate import Gate
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
+DataPackMessage: Any = importlib.import_module("nrp_shims.nrp_protobuf.engine_grpc_pb2").DataPackMessage
+BytesValue: Any = importlib.import_module("nrp_shims.nrp_protobuf.wrappers_pb2").BytesValue
+
 
 def run_example(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **overrides: float
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    publisher: DataPublisher | None = None,
+    **overrides: float,
 ) -> tuple[Path, SimulationClock]:
     """Run the example's main script to its end; its folder then, and the clock."""
     folder = Path(shutil.copytree(EXAMPLES / name, tmp_path / name))
     monkeypatch.chdir(folder)
-    core = EmbeddedCore(folder, configuration=load_configuration(folder, overrides=overrides))
+    core = EmbeddedCore(folder, configuration=load_configuration(folder, overrides=overrides), publisher=publisher)
     core.initialize()
     gate, clock = Gate(), SimulationClock()
     gate.open()
@@ -84,6 +99,9 @@ def test_the_neurons_keep_the_pendulum_within_12_degrees(tmp_path: Path, monkeyp
     assert max(map(abs, angles)) < 12
 
 
+# -- the robot -------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("side", [3, -3], ids=["left", "right"])
 def test_the_robot_reaches_the_ball_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     world = (EXAMPLES / "braitenberg_husky" / "world.xml").read_text()
@@ -92,8 +110,81 @@ def test_the_robot_reaches_the_ball_on_either_side(tmp_path: Path, monkeypatch: 
     (moved / "world.xml").write_text(world.replace('pos="5 3 0.3"', f'pos="5 {side} 0.3"'))
     monkeypatch.setattr(f"{__name__}.EXAMPLES", moved.parent)
     folder, clock = run_example("braitenberg_husky", tmp_path, monkeypatch)
-    assert 2 < clock.simulation_time < 20
-    with (folder / "track.csv").open() as track:
-        *_, last = csv.DictReader(track)
-    assert abs(float(last["x_m"]) - 5) < 1
-    assert abs(float(last["y_m"]) - side) < 1.1
+    assert 2 < clock.simulation_time < 12
+    (record,) = folder.glob("data/*/pose-0.data")
+    _, _, pose = record.read_text().splitlines()[-1].partition(",")
+    assert abs(json.loads(pose)["x"] - 5) < 0.9
+    assert abs(json.loads(pose)["y"] - side) < 0.9
+
+
+def test_the_robot_drives_the_same_way_again_after_a_reset(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EXAMPLES / "braitenberg_husky", tmp_path / "experiment"))
+    core = EmbeddedCore(folder)
+    core.initialize()
+    first = core.run_until_timeout()
+    core.reset()
+    assert core.run_until_timeout() == first
+    core.shutdown()
+
+
+def test_the_robot_does_not_find_a_ball_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the light that leads it."""
+    moved = Path(shutil.copytree(EXAMPLES / "braitenberg_husky", tmp_path / "moved" / "braitenberg_husky"))
+    world = (moved / "world.xml").read_text()
+    (moved / "world.xml").write_text(world.replace('pos="5 3 0.3"', 'pos="-15 0 0.3"'))
+    monkeypatch.setattr(f"{__name__}.EXAMPLES", moved.parent)
+    with pytest.raises(RuntimeError, match="has not found the ball"):
+        run_example("braitenberg_husky", tmp_path, monkeypatch, SimulationTimeout=5)
+
+
+def test_the_robot_streams_what_its_camera_sees_ten_times_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[bytes] = []
+
+    def publish(topic: str, payload: bytes, _qos: int, _retained: bool) -> None:
+        if topic == "data/camera":
+            frames.append(payload)
+
+    _, clock = run_example("braitenberg_husky", tmp_path, monkeypatch, publisher=publish)
+    assert len(frames) == pytest.approx(clock.simulation_time / 0.1, abs=1)
+    first, last = np.asarray(picture_in(frames[0])), np.asarray(picture_in(frames[-1]))
+    assert first.shape == (120, 160, 3)
+    assert 20 < red_columns(first).size < red_columns(last).size / 5
+    assert red_columns(first).max() < 80, "the ball is to the left at first"
+    assert 60 < red_columns(last).mean() < 100, "and ahead in the end"
+
+
+def picture_in(payload: bytes) -> Image.Image:
+    message = BytesValue()
+    assert DataPackMessage.FromString(payload).data.Unpack(message)
+    with Image.open(io.BytesIO(message.value), formats=["JPEG"]) as picture:
+        return picture.convert("RGB")
+
+
+def red_columns(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The columns of all red pixels."""
+    red, green, blue = (picture[..., channel].astype(int) for channel in range(3))
+    return np.nonzero((red > 90) & (red > 2 * green) & (red > 2 * blue))[1]
+
+
+def test_the_robots_sensors_and_spikes_are_streamed_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed: list[str] = []
+    folder, clock = run_example(
+        "braitenberg_husky",
+        tmp_path,
+        monkeypatch,
+        publisher=lambda topic, *_: streamed.append(topic),
+        **{"EngineConfigs.EngineName:husky.EngineExtraConfigs.picture_every_s": 0},
+    )
+    (data,) = folder.glob("data/*")
+    for name in ("rates", "light"):
+        rows = [
+            [float(cell) for cell in line.split(",")] for line in (data / f"{name}-0.data").read_text().splitlines()
+        ]
+        assert len(rows) == streamed.count(f"data/{name}") == pytest.approx(clock.simulation_time / 0.1, abs=1)
+        _, _, left, right = rows[3]
+        assert left > 1.5 * right > 0, f"{name}: the ball is to the left"
+    assert sorted(file.name for file in data.iterdir()) == ["light-0.data", "pose-0.data", "rates-0.data"]
