@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,54 @@ def test_the_failing_function_fails_at_its_faulty_line(tmp_path: Path, monkeypat
 def test_the_neurons_keep_the_pendulum_within_12_degrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, clock = run_example("spiking_pendulum", tmp_path, monkeypatch, SimulationTimeout=10)
     assert clock.simulation_time == 10
-    with (folder / "pendulum.csv").open() as file:
-        angles = [float(row["angle_deg"]) for row in csv.DictReader(file)]
+    angles = [float(row["angle_deg"]) for row in table(folder / "pendulum.csv")]
     assert len(angles) == 1000
     assert max(map(abs, angles)) < 12
+
+
+def test_the_pendulum_is_swung_up_and_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, clock = run_example("mujoco_pendulum", tmp_path, monkeypatch)
+    assert clock.simulation_time == 12
+    degrees = {float(row["time"]): float(row["degrees"]) for row in table(folder / "pendulum.csv")}
+    assert abs(degrees[0.0]) == 180
+    assert all(abs(angle) < 1 for time, angle in degrees.items() if time > 6)
+
+
+def test_the_pendulums_motor_is_too_weak_to_lift_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = run_example("mujoco_pendulum", tmp_path, monkeypatch)
+    swings = [float(row["degrees"]) for row in table(folder / "pendulum.csv") if float(row["time"]) < 3]
+    assert min(swings) < -20 < 20 < max(swings)
+
+
+def test_a_pendulum_that_is_not_held_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="not upright"):
+        run_example("mujoco_pendulum", tmp_path, monkeypatch, SimulationTimeout=1)
+
+
+def test_the_neurons_fire_as_fast_as_theory_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = run_example("nest_fi_curve", tmp_path, monkeypatch)
+    rates = {float(row["current_pA"]): float(row["rate_Hz"]) for row in table(folder / "fi_curve.csv")}
+    assert len(rates) == 15
+    for picoamperes, rate in rates.items():
+        assert rate == pytest.approx(rate_of_a_leaky_integrator(picoamperes), rel=0.03)
+
+
+def rate_of_a_leaky_integrator(picoamperes: float) -> float:
+    """In Hz: 10 ms of membrane time constant, 250 pF, 2 ms refractory, a threshold 15 mV above rest."""
+    millivolts = picoamperes * 10 / 250
+    return 0.0 if millivolts <= 15 else 1000 / (2 + 10 * math.log(millivolts / (millivolts - 15)))
+
+
+def test_the_policy_learns_to_keep_the_pole_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = run_example("gymnasium_cartpole", tmp_path, monkeypatch)
+    seconds = [float(row["seconds"]) for row in table(folder / "learning.csv")]
+    assert max(seconds[:5]) < 5
+    assert seconds[-5:] == [10.0] * 5
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 # -- the robot -------------------------------------------------------------------------------------------------------
