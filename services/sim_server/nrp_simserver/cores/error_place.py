@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from nrp_common.errors import EngineFailed, ExperimentError, FunctionFailed
+from nrp_common.errors import EngineFailed, ExperimentError, FunctionFailed, NRPError
 
 FOUND_BY_COMPILERS = (SyntaxError, NameError, ImportError)
 """What other languages' compilers find before a program runs."""
@@ -71,12 +71,15 @@ def locate(error: BaseException, folder: Path) -> ErrorPlace:
 def own_traceback(error: BaseException, folder: Path) -> str:
     """The traceback of an error as the author of the experiment's files sees it, in lines.
 
-    It begins in the experiment's own files, and leaves out what the core wrapped around the exception.
+    It begins in the experiment's own files, and leaves out what the core wrapped around the exception. What was found
+    wrong before it came to these files, such as a simulator that is not installed, is a sentence.
     """
     seen = locate(error, folder).error
     own = seen.__traceback__
     while own is not None and not Path(own.tb_frame.f_code.co_filename).is_relative_to(folder):
         own = own.tb_next
+    if own is None and isinstance(seen, NRPError):
+        return f"{seen}\n"
     beginning: TracebackType | None = own or seen.__traceback__
     return "".join(traceback.format_exception(type(seen), seen, beginning))
 
