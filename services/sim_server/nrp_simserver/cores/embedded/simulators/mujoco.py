@@ -98,7 +98,7 @@ class MujocoSimulator(Simulator):
     def render(self, camera: str, width: int = 160, height: int = 120) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """A picture of what a camera of the model sees: RGB, of shape (height, width, 3), without shadows.
 
-        Takes some 7 ms without a graphics card, the first one half a second more.
+        Takes some 2 to 10 ms without a graphics card, the first one half a second more.
 
         Raises:
             ValueError: there is no such camera, or no such size.
