@@ -231,9 +231,20 @@ class FakeLauncher:
         archive: what to answer when asked for logs or results.
     """
 
-    def __init__(self, broker: BrokerAddress, topics: Topics, *, name: str = "fake", capacity: int = 50) -> None:
+    def __init__(
+        self,
+        broker: BrokerAddress,
+        topics: Topics,
+        *,
+        name: str = "fake",
+        capacity: int = 50,
+        labels: tuple[str, ...] = (),
+        free_cores: float | None = None,
+    ) -> None:
         self.name = name
         self.capacity = capacity
+        self.labels = list(labels)
+        self.free_cores = free_cores
         self.topics = topics
         self.simulations: dict[int, FakeSimulation] = {}
         self.launches: list[Launch] = []
@@ -261,7 +272,13 @@ class FakeLauncher:
 
     def announce(self) -> None:
         """Say what there is room for."""
-        presence = LauncherPresence(online=True, capacity=self.capacity, running=self.running)
+        presence = LauncherPresence(
+            online=True,
+            capacity=self.capacity,
+            running=self.running,
+            labels=self.labels,
+            free_cores=self.free_cores,
+        )
         self.bus.retain(self._presence_topic, presence)
 
     def leave(self) -> None:

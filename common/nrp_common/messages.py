@@ -176,6 +176,10 @@ class LauncherPresence(Message):
     """How many it has now."""
     labels: list[str] = Field(default_factory=list)
     """What this machine has that others may not."""
+    free_cores: FiniteFloat | None = None
+    """Those that no simulation has asked for."""
+    free_memory_mb: int | None = None
+    """What no simulation has asked for, or what is really free when that is less."""
     version: str = ""
 
 
@@ -216,6 +220,18 @@ class Command(Request):
     """Of a step: how many of the smallest timesteps."""
 
 
+class Wishes(Message):
+    """What its owner asks for a simulation, beyond the experiment."""
+
+    labels: list[str] = Field(default_factory=list)
+    """What its launcher has to have."""
+    cores: FiniteFloat = Field(0.0, ge=0)
+    """Kept for it on its launcher's machine, as is the memory. One that asks for none counts as a simulation only."""
+    memory_mb: int = Field(0, ge=0)
+    real_time_factor: FiniteFloat | None = Field(None, ge=0)
+    """The most simulated seconds in a second of real time, 0 for no limit; None for what its configuration says."""
+
+
 class Launch(Request):
     """All that a launcher needs to launch a simulation. Repeated for the same simulation it changes nothing."""
 
@@ -223,11 +239,10 @@ class Launch(Request):
     experiment_id: str
     configuration: str
     main_script: str
-    real_time_factor: FiniteFloat | None = Field(None, ge=0)
-    """The most simulated seconds in a real second, 0 for no limit; the configuration's when null."""
     owner: str
     sealed_token: str = ""
     """The owner's bearer token, encrypted: the bus is public."""
+    wishes: Wishes = Wishes()
 
 
 class Collect(Request):

@@ -38,6 +38,7 @@ def test_launch_is_answered_with_the_paused_simulation(gateway: RunningGateway, 
         "realTime": 0.0,
         "simulationTimeLeft": 0.0,
         "launcher": "fake",
+        "queuePosition": None,
     }
     assert type(body["simulationID"]) is int
 
@@ -69,14 +70,14 @@ def test_launch_hands_over_what_was_asked(gateway: RunningGateway, launcher: Fak
     assert (launch.experiment_id, launch.configuration, launch.main_script, launch.owner) == (
         "demo", "other.json", "scripts/other.py", "default-owner",
     )  # fmt: skip
-    assert launch.real_time_factor == 2
+    assert launch.wishes.real_time_factor == 2
 
 
 def test_the_real_time_factor_is_the_configurations_unless_it_is_asked_for(
     gateway: RunningGateway, launcher: FakeLauncher
 ) -> None:
     gateway.launch()
-    assert launcher.launches[-1].real_time_factor is None
+    assert launcher.launches[-1].wishes.real_time_factor is None
 
 
 @pytest.mark.parametrize("factor", ['"1"', "true", "-1", "[1]", "1e400", "1" + 400 * "0"])

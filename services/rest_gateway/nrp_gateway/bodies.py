@@ -17,7 +17,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    FiniteFloat,
     RootModel,
+    StrictBool,
+    StrictInt,
     StrictStr,
     ValidationError,
     WithJsonSchema,
@@ -28,6 +31,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from nrp_common.errors import InvalidName
 from nrp_common.experiment_files import LONGEST_NAME, checked_experiment_id, checked_path
 from nrp_common.lifecycle import SimulationState
+from nrp_common.messages import Wishes
 from nrp_gateway.errors import BodyTooLarge, RequestError
 
 LARGEST_BODY: Final = 1024 * 1024
@@ -74,6 +78,31 @@ def _or_default(default: str) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
 
+def _listed(labels: object) -> object:
+    return [] if labels is None else [labels] if isinstance(labels, str) else labels
+
+
+def _check_label(label: str) -> str:
+    if not label.isprintable() or "," in label or label != label.strip():
+        raise ValueError("must be printable text without commas")
+    return label
+
+
+MOST_LABELS: Final = 20
+
+Label = Annotated[StrictStr, Field(min_length=1, max_length=100), AfterValidator(_check_label)]
+"""What a launcher has."""
+
+
+class ResourcesBody(BaseModel):
+    """What a simulation asks of a machine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cores: FiniteFloat = Field(0.0, ge=0, le=10_000)
+    memory_mb: StrictInt = Field(0, alias="memoryMB", ge=0, le=2**30)
+
+
 class LaunchBody(BaseModel):
     """What to launch."""
 
@@ -95,8 +124,28 @@ class LaunchBody(BaseModel):
         description="The most simulated seconds in a second of real time, 0 for no limit; without it what the"
         " configuration says.",
     )
+    launcher: Annotated[list[Label], BeforeValidator(_listed)] = Field(
+        default_factory=list,
+        max_length=MOST_LABELS,
+        description="What the launcher has to have: labels such as `gpu`, or its name. Text, or a list of texts.",
+    )
+    resources: ResourcesBody = Field(
+        default_factory=ResourcesBody, description="Kept for this simulation on its launcher's machine."
+    )
+    queue: StrictBool = Field(
+        default=False, description="Wait for a launcher when none has room, instead of being refused with 409."
+    )
     state: Any = Field(None, description="Accepted, without effect.")
     private: Any = Field(None, description="Accepted, without effect.")
+
+    def wishes(self) -> Wishes:
+        """What is asked for beyond the experiment."""
+        return Wishes(
+            labels=self.launcher,
+            cores=self.resources.cores,
+            memory_mb=self.resources.memory_mb,
+            real_time_factor=self.real_time_factor,
+        )
 
 
 class StateBody(BaseModel):
@@ -137,7 +186,10 @@ class SimulationBody(BaseModel):
     simulation_time_left: float = Field(
         0.0, alias="simulationTimeLeft", description="In seconds; 0 without a time-out."
     )
-    launcher: str = Field("", description="The launcher that runs it.")
+    launcher: str = Field("", description="The launcher that runs it, empty while it waits for one.")
+    queue_position: int | None = Field(
+        None, alias="queuePosition", description="How many launches it waits for, itself included."
+    )
 
 
 STRANGERS_FIELDS: Final = {
@@ -214,14 +266,14 @@ def parse_body(data: bytes, body_type: type[BodyT]) -> BodyT:
     try:
         return body_type.model_validate(content)
     except ValidationError as error:
-        raise RequestError(describe_fault(error.errors(include_url=False), content)) from error
+        raise RequestError(describe_fault(error.errors(include_url=False))) from error
 
 
-def describe_fault(faults: Iterable[ErrorDetails], content: object = None) -> str:
-    """The first of `faults` that pydantic found in `content`, in words for a client."""
+def describe_fault(faults: Iterable[ErrorDetails]) -> str:
+    """The first of the faults that pydantic found, in words for a client."""
     fault = next(iter(faults))
-    field = str(fault["loc"][0]) if fault["loc"] else ""
-    if fault["type"] == "missing" or (isinstance(content, dict) and content.get(field) is None):
+    field = ".".join(str(step) for step in fault["loc"] if isinstance(step, str))
+    if fault["type"] == "missing" or fault["input"] is None:
         return f"{field} not given."
     message = fault["msg"].removeprefix("Value error, ")
     return f"{field}: {message[:1].lower()}{message[1:]}"

@@ -80,7 +80,7 @@ class Caretaker:
             self._absent_since.clear()
             return
         records = self._mirror.live_and_recent()
-        self._judge([each for each in records if not each.state.is_final])
+        self._judge([each for each in records if not each.state.is_final and not each.is_queued])
         self._clean([each for each in records if each.state.is_final and not each.cleaned])
 
     def _judge(self, unfinished: list[SimulationRecord]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQL
 
 from nrp_common.errors import SettingsError
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Archives, LifecycleMessage
+from nrp_common.messages import Archives, LifecycleMessage, Wishes
 from nrp_gateway.errors import NoRoom, Unreachable
 
 LARGEST_ID: Final = 2**63 - 1
@@ -56,6 +56,9 @@ _simulations = sa.Table(
     sa.Column("results", sa.Text),
     sa.Column("ended_at", sa.Double),
     sa.Column("cleaned", sa.Boolean, nullable=False),
+    sa.Column("wishes", sa.Text, nullable=False),
+    sa.Column("queued_at", sa.Double),
+    sa.Column("sealed_token", sa.Text, nullable=False),
     sa.Index(
         "one_unfinished_simulation_a_slot",
         "slot",
@@ -81,7 +84,7 @@ class SimulationRecord:
         context_id: the client's own name for it.
         slot: through which it was launched, None at the root.
         created_at: in seconds since 1970.
-        launcher: the launcher that it was given to.
+        launcher: the launcher that it was given to, "" while it waits for one.
         state: the last one reported.
         incarnation: of the server that reports it, "" until the launcher said that it took it.
         seq: of that report.
@@ -90,6 +93,9 @@ class SimulationRecord:
         results: the same.
         ended_at: in seconds since 1970, None while it is unfinished.
         cleaned: whether its retained messages were removed from the broker.
+        wishes: what its owner asked for beyond the experiment.
+        queued_at: since when it may wait for a launcher, in seconds since 1970; None when it may not.
+        sealed_token: its owner's token, encrypted, while it waits.
     """
 
     id: int
@@ -109,9 +115,17 @@ class SimulationRecord:
     results: str | None = None
     ended_at: float | None = None
     cleaned: bool = False
+    wishes: Wishes = field(default_factory=Wishes)
+    queued_at: float | None = None
+    sealed_token: str = field(default="", repr=False)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits for a launcher."""
+        return not self.launcher and self.queued_at is not None and self.state is SimulationState.CREATED
 
 
-_COLUMNS: Final = [_simulations.c[field.name] for field in fields(SimulationRecord)]
+_COLUMNS: Final = [_simulations.c[column.name] for column in fields(SimulationRecord)]
 
 
 _REPORT: Final = (
@@ -131,7 +145,8 @@ _REPORT: Final = (
 
 def _record(row: sa.Row[Any]) -> SimulationRecord:
     values = dict(row._mapping)  # public in spite of its name
-    return SimulationRecord(**values | {"state": SimulationState(values["state"])})
+    read = {"state": SimulationState(values["state"]), "wishes": Wishes.model_validate_json(values["wishes"])}
+    return SimulationRecord(**values | read)
 
 
 class Catalogue:
@@ -216,37 +231,40 @@ class Catalogue:
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def add(
-        self,
-        *,
-        experiment_id: str,
-        configuration: str,
-        main_script: str,
-        owner: str,
-        context_id: str | None,
-        slot: int | None,
-        launcher: str,
-    ) -> SimulationRecord:
-        """A new simulation in state `created`.
+    def add(self, **values: Any) -> SimulationRecord:
+        """A new simulation in state `created`: a record with these attributes, but for its id and time.
 
         Raises:
             NoRoom: an unfinished simulation holds the slot.
         """
-        record = SimulationRecord(
-            0, experiment_id, configuration, main_script, owner, context_id, slot, time.time(), launcher
-        )
-        values = {column.name: getattr(record, column.name) for column in _COLUMNS if column.name != "id"}
+        record = SimulationRecord(id=0, created_at=time.time(), **values)
+        row = {column.name: getattr(record, column.name) for column in _COLUMNS if column.name != "id"}
+        row["wishes"] = record.wishes.to_json().decode()
         try:
             with self._transaction() as connection:
-                inserted = connection.execute(sa.insert(_simulations).values(values).returning(_simulations.c.id))
+                inserted = connection.execute(sa.insert(_simulations).values(row).returning(_simulations.c.id))
                 return replace(record, id=inserted.scalar_one())
         except IntegrityError as error:
             raise NoRoom("Another simulation is already running on the server") from error
 
     def note_incarnation(self, simulation_id: int, incarnation: str) -> SimulationRecord | None:
         """Note which server will report, before it does; None when there is no such simulation or one reported."""
+        values = {"incarnation": incarnation, "sealed_token": ""}
+        return self._update(values, _simulations.c.id == simulation_id, _simulations.c.incarnation == "")
+
+    def give_to(self, simulation_id: int, launcher: str) -> SimulationRecord | None:
+        """Note which launcher a queued simulation is given to; None when another gateway did that, or it ended."""
         return self._update(
-            {"incarnation": incarnation}, _simulations.c.id == simulation_id, _simulations.c.incarnation == ""
+            {"launcher": launcher},
+            _simulations.c.id == simulation_id,
+            _simulations.c.launcher == "",
+            _simulations.c.state == SimulationState.CREATED.value,
+        )
+
+    def take_back(self, simulation_id: int) -> SimulationRecord | None:
+        """Let a simulation wait again that its launcher did not take; None when it ended meanwhile."""
+        return self._update(
+            {"launcher": ""}, _simulations.c.id == simulation_id, _simulations.c.state == SimulationState.CREATED.value
         )
 
     def report(self, simulation_id: int, message: LifecycleMessage) -> SimulationRecord | None:

@@ -112,7 +112,10 @@ class Commands:
             raise _timeout(record, event, timeout) from error
 
     def _stop(self, record: SimulationRecord) -> SimulationState:
+        if record.is_queued and self._mirror.stop_waiting(record):
+            return SimulationState.STOPPED
         deadline = time.monotonic() + STOPPED_WITHIN_S
+        record = self._mirror.get(record.id) or record  # perhaps it was given to a launcher just now
         try:
             reply = self._ask(record, CommandEvent.STOPPED, 1, ANSWERED_WITHIN_S)
         except CommandTimeout:

@@ -81,10 +81,12 @@ class Gateway:
         self.presences.listen_to(self.bus)
         self.mirror.start()
         self._caretaker.start()
+        self.launches.queue.start()
         self.bus.start()
 
     def close(self) -> None:
         """Leave the bus, the storage and the catalogue."""
+        self.launches.queue.close()
         self._caretaker.close()
         self.bus.close()
         self.mirror.close()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -20,6 +20,7 @@ from nrp_gateway.bodies import LaunchBody
 from nrp_gateway.caretaker import Caretaker
 from nrp_gateway.catalogue import Catalogue, SimulationRecord
 from nrp_gateway.errors import NoRoom, RequestError, Unreachable
+from nrp_gateway.launch_queue import LaunchQueue
 from nrp_gateway.mirror import Mirror
 from nrp_gateway.presences import Presences
 
@@ -39,7 +40,11 @@ log = structlog.get_logger(__name__)
 
 
 class Launches:
-    """Launches simulations. Usable from several threads."""
+    """Launches simulations. Usable from several threads.
+
+    Attributes:
+        queue: those that wait for a launcher.
+    """
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Launches:
         self._bus = bus
         self._topics = topics
         self._secret_key = secret_key
+        self.queue = LaunchQueue(mirror, presences, bus, topics, self._hand_over)
         self._places = threading.BoundedSemaphore(MOST_WAITING)
 
     def launch(self, asked: LaunchBody, owner: str, token: str | None, slot: int | None) -> SimulationRecord:
@@ -68,24 +74,53 @@ class Launches:
             Unreachable: no launcher is there or answers, or too many requests wait already.
             BusUnavailable: the broker cannot be reached.
         """
+        if asked.queue:
+            return self._launch_in_turn(asked, owner, token, slot)
+        sealed_token = self._sealed(token)
         refusals: dict[str, Reply] = {}
         with self._place():
-            for launcher in self._launchers():
-                record = self._catalogue.add(
-                    experiment_id=asked.experiment_id,
-                    configuration=asked.configuration,
-                    main_script=asked.main_script,
-                    owner=owner,
-                    context_id=asked.context_id,
-                    slot=slot,
-                    launcher=launcher,
-                )
-                self._mirror.add(record)
-                reply = self._hand_over(record, token, asked.real_time_factor)
-                if reply.error is None:
-                    return self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S) or record
+            for launcher in self._launchers(asked.launcher):
+                record = self._add(asked, owner, slot, launcher=launcher)
+                taken = False
+                try:
+                    reply = self._hand_over(record, sealed_token)
+                    taken = reply.error is None
+                finally:
+                    if not taken:  # nothing stays of it
+                        self._mirror.remove(record.id)
+                if taken:
+                    return self._ready(record)
                 refusals[launcher] = reply
         raise _nobody_took_it(refusals)
+
+    def _launch_in_turn(self, asked: LaunchBody, owner: str, token: str | None, slot: int | None) -> SimulationRecord:
+        """Launch when it is its turn: at once, and wait until it is ready, or later."""
+        with self._place():
+            self._require_bus()
+            record = self._add(asked, owner, slot, launcher="", queued_at=time.time(), sealed_token=self._sealed(token))
+            self.queue.serve()
+            record = self._mirror.get(record.id) or record
+            return record if record.is_queued else self._ready(record)
+
+    def _add(self, asked: LaunchBody, owner: str, slot: int | None, **more: Any) -> SimulationRecord:
+        record = self._catalogue.add(
+            experiment_id=asked.experiment_id,
+            configuration=asked.configuration,
+            main_script=asked.main_script,
+            owner=owner,
+            context_id=asked.context_id,
+            slot=slot,
+            wishes=asked.wishes(),
+            **more,
+        )
+        self._mirror.add(record)
+        return record
+
+    def _ready(self, record: SimulationRecord) -> SimulationRecord:
+        return self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S) or record
+
+    def _sealed(self, token: str | None) -> str:
+        return seal_token(token, self._secret_key) if self._secret_key else ""
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -96,44 +131,46 @@ class Launches:
         finally:
             self._places.release()
 
-    def _launchers(self) -> list[str]:
-        """Who to ask, in this order."""
+    def _require_bus(self) -> None:
         if not self._bus.is_connected:
             raise BusUnavailable(f"There is no connection to the MQTT broker at {self._bus.broker}")
-        launchers = self._presences.by_room()
-        if not launchers:
-            raise Unreachable("No launcher is connected", retry_after_s=RETRY_AFTER_S)
-        return launchers
 
-    def _hand_over(self, record: SimulationRecord, token: str | None, real_time_factor: float | None) -> Reply:
-        """Give a simulation to its launcher. When that does not take it, nothing stays of the simulation."""
+    def _launchers(self, labels: list[str]) -> list[str]:
+        """Who to ask, in this order."""
+        self._require_bus()
+        launchers = self._presences.by_room(labels)
+        if launchers:
+            return launchers
+        if self._presences.by_room():
+            has = self._presences.described()
+            raise Unreachable(f"No launcher has {' and '.join(labels)} ({has})", retry_after_s=RETRY_AFTER_S)
+        raise Unreachable("No launcher is connected", retry_after_s=RETRY_AFTER_S)
+
+    def _hand_over(self, record: SimulationRecord, sealed_token: str) -> Reply:
+        """Ask the launcher of a simulation to take it. What it does not take is the caller's again.
+
+        Raises:
+            BusUnavailable: the broker cannot be reached, nobody was asked.
+        """
         self._presences.note_asked(record.launcher)
+        launch = Launch(
+            deadline=time.time() + TAKEN_WITHIN_S,
+            simulation_id=record.id,
+            experiment_id=record.experiment_id,
+            configuration=record.configuration,
+            main_script=record.main_script,
+            owner=record.owner,
+            sealed_token=sealed_token,
+            wishes=record.wishes,
+        )
         try:
-            reply = self._bus.request(
-                self._topics.launch(record.launcher),
-                Launch(
-                    deadline=time.time() + TAKEN_WITHIN_S,
-                    simulation_id=record.id,
-                    experiment_id=record.experiment_id,
-                    configuration=record.configuration,
-                    main_script=record.main_script,
-                    real_time_factor=real_time_factor,
-                    owner=record.owner,
-                    sealed_token=seal_token(token, self._secret_key) if self._secret_key else "",
-                ),
-                timeout=TAKEN_WITHIN_S,
-            )
+            reply = self._bus.request(self._topics.launch(record.launcher), launch, timeout=TAKEN_WITHIN_S)
         except CommandTimeout:  # perhaps it was taken, and only the answer was lost: then the verdict ends it
             if not self._mirror.give_up(record, "The launcher did not say in time that it took the simulation"):
                 return Reply()  # it was taken, and has reported already
             self._caretaker.clean_up_later(record)
-            reply = Reply(error="it does not answer")
-        except BaseException:
-            self._mirror.remove(record.id)
-            raise
-        if reply.error is not None:
-            self._mirror.remove(record.id)
-        elif reply.incarnation is not None:
+            return Reply(error="it does not answer")
+        if reply.error is None and reply.incarnation is not None:
             log.info("Launched", simulation=record.id, launcher=record.launcher, experiment=record.experiment_id)
             self._mirror.note_incarnation(record.id, reply.incarnation)
         return reply

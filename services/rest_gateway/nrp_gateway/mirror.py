@@ -123,6 +123,22 @@ class Mirror:
             if (noted := self._catalogue.note_incarnation(simulation_id, incarnation)) is not None:
                 self._keep(simulation_id, noted)
 
+    def give_to(self, simulation_id: int, launcher: str) -> SimulationRecord | None:
+        """Note which launcher a queued simulation is given to. None when another gateway did, or it has ended."""
+        with self._changed:
+            given = self._catalogue.give_to(simulation_id, launcher)
+            if given is None:
+                self.read_again(simulation_id)
+            else:
+                self._keep(simulation_id, given)
+            return given
+
+    def take_back(self, simulation_id: int) -> None:
+        """Let a simulation wait again that its launcher did not take."""
+        with self._changed:
+            self._catalogue.take_back(simulation_id)
+            self.read_again(simulation_id)
+
     def note_reply(self, record: SimulationRecord, reply: Reply) -> None:
         """Take over the state in an answer, so that who asked sees it at once; the same is reported on the bus.
 
@@ -171,11 +187,21 @@ class Mirror:
         Returns:
             Whether it stands: somebody else's last word may have come first.
         """
+        stands = self._pass_verdict(record, SimulationEvent.FAILED, reason)
+        if stands:
+            log.warning("Gave up a simulation", simulation=record.id, reason=reason)
+        return stands
+
+    def stop_waiting(self, record: SimulationRecord) -> bool:
+        """Pass the verdict that a simulation was stopped that no launcher has. Returns whether it stands."""
+        return self._pass_verdict(record, SimulationEvent.STOPPED, None)
+
+    def _pass_verdict(self, record: SimulationRecord, event: SimulationEvent, reason: str | None) -> bool:
         message = LifecycleMessage(
             source_node=GATEWAY_NODE,
             source_state=record.state,
-            event=SimulationEvent.FAILED,
-            target_state=SimulationState.FAILED,
+            event=event,
+            target_state=event.target,
             incarnation=record.incarnation,
             seq=record.seq + 1,
             reason=reason,
@@ -184,10 +210,11 @@ class Mirror:
             return False
         last = self.status(record.id)
         times = last.model_dump(include={"real_time", "simulation_time", "simulation_time_left"}) if last else {}
-        status = FailedStatus(state=SimulationState.FAILED, error=reason, **times)
+        failed = event is SimulationEvent.FAILED
+        status = FailedStatus(state=event.target, error=reason or "", **times) if failed else None
         self._bus.publish(self._topics.lifecycle(record.id), message, qos=1, retain=True)
-        self._bus.publish(self._topics.status(record.id), status, qos=1, retain=True)
-        log.warning("Gave up a simulation", simulation=record.id, reason=reason)
+        status_topic = self._topics.status(record.id)
+        self._bus.publish(status_topic, status or Status(state=event.target, **times), qos=1, retain=True)
         return True
 
     def _forget(self, simulation_id: int) -> None:

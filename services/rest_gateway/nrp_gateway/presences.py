@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection
 
 from nrp_common.bus import Bus
-from nrp_common.messages import LauncherPresence, ServerPresence
+from nrp_common.messages import LauncherPresence, ServerPresence, Wishes
 from nrp_common.topics import Topics
 
 
@@ -13,10 +14,14 @@ class Presences:
     """Which launchers and simulation servers are connected to the bus, as they say themselves or their last wills do.
 
     Usable from several threads.
+
+    Attributes:
+        room_changed: called, in the bus's thread, when a launcher has said what room it has.
     """
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
+        self.room_changed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # guards the three below
         self._launchers: dict[str, LauncherPresence] = {}
         self._asked: dict[str, int] = {}
@@ -52,10 +57,35 @@ class Presences:
         with self._lock:
             return name in self._launchers and self._launchers[name].running > 0
 
-    def by_room(self) -> list[str]:
-        """The launchers that are there, those with most room first, full ones included."""
+    def by_room(self, labels: Collection[str] = ()) -> list[str]:
+        """The launchers that are there and have all `labels`, those with most room first, full ones included.
+
+        A launcher's name counts as one of its labels.
+        """
         with self._lock:
-            return sorted(self._launchers, key=lambda name: (-self._room(name), name))
+            fitting = [name for name, has in self._launchers.items() if {name, *has.labels}.issuperset(labels)]
+            return sorted(fitting, key=lambda name: (-self._room(name), name))
+
+    def with_room(self, wishes: Wishes) -> list[str]:
+        """Those of `by_room` that say that they have room for a simulation that asks for so much."""
+        fitting = self.by_room(wishes.labels)
+        with self._lock:
+            return [name for name in fitting if self._has_room(name, wishes)]
+
+    def described(self) -> str:
+        """The launchers that are there and their labels, in words."""
+        with self._lock:
+            labelled = [f"'{name}' has {', '.join(has.labels) or 'none'}" for name, has in self._launchers.items()]
+        return "; ".join(sorted(labelled))
+
+    def _has_room(self, launcher: str, wishes: Wishes) -> bool:
+        presence = self._launchers.get(launcher)
+        return (
+            presence is not None
+            and self._room(launcher) > 0
+            and (presence.free_cores is None or presence.free_cores >= wishes.cores)
+            and (presence.free_memory_mb is None or presence.free_memory_mb >= wishes.memory_mb)
+        )
 
     def note_asked(self, launcher: str) -> None:
         """Count a launch that the launcher's own word does not include yet, so that a burst spreads out."""
@@ -77,6 +107,7 @@ class Presences:
                 self._launchers[name] = presence
             else:
                 self._launchers.pop(name, None)
+        self.room_changed()
 
     # -- servers -------------------------------------------------------------------------------------------------------
 

@@ -131,6 +131,8 @@ def _add_simulation_routes(blueprint: APIBlueprint, gateway: Gateway) -> None:
 
         Answered when the simulation is `paused`, that is ready, or `failed`, with the reason in `error`; after 25 s
         with one that is still `created`. The launch of an experiment that cannot run makes a failed simulation.
+        With `queue` a launch that no launcher has room for waits for its turn: answered at once, `created`, with its
+        `queuePosition`; owners take turns.
         """
         token = _token()
         user = gateway.callers.user(token)
@@ -395,6 +397,7 @@ def _body(record: SimulationRecord, gateway: Gateway, *, for_stranger: bool = Fa
         real_time=times.real_time,
         simulation_time_left=times.simulation_time_left,
         launcher=record.launcher,
+        queue_position=gateway.launches.queue.position(record.id) if record.is_queued else None,
     )
     return body.model_dump(by_alias=True, include=STRANGERS_FIELDS if for_stranger else None)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from nrp_common.messages import Wishes
 
 SIMULATIONS_PER_CORE: Final = 4
 """Most simulations of a laboratory wait: for their owner, or for an engine that computes elsewhere."""
@@ -16,7 +19,60 @@ SIMULATIONS_PER_CORE: Final = 4
 MEMORY_PER_SIMULATION: Final = 512 * 1024**2
 """In bytes: a simulation server needs 12 MB, a brain or a physics scene in it some hundred."""
 
+MEGABYTE: Final = 2**20
+
 CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+LEAST_FREE_MEMORY: Final = 200 * MEGABYTE
+"""In bytes. With less the kernel would soon end some process, perhaps of another simulation."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a machine has for simulations.
+
+    Attributes:
+        places: how many simulations it takes at once.
+        cores: how many cores they may ask for, together.
+        memory_mb: how much memory they may ask for, together.
+    """
+
+    places: int
+    cores: float
+    memory_mb: int
+
+    def refusal(self, asked: Wishes, running: Sequence[Wishes]) -> str | None:
+        """Why there is no room for one more simulation, None when there is.
+
+        Args:
+            asked: by that simulation.
+            running: what those that run have asked for.
+        """
+        if len(running) >= self.places:
+            return f"{len(running)} simulations run, it takes {self.places}"
+        if asked.cores > self.free_cores(running):
+            return f"{self.free_cores(running):g} of its {self.cores:g} cores are free, {asked.cores:g} are asked for"
+        if asked.memory_mb > self.free_memory_mb(running):
+            free = self.free_memory_mb(running)
+            return f"{free} of its {self.memory_mb} MB of memory are free, {asked.memory_mb} are asked for"
+        if (really_free := free_memory()) < LEAST_FREE_MEMORY:
+            return f"only {really_free // MEGABYTE} MB of its memory are free"
+        return None
+
+    def free_cores(self, running: Sequence[Wishes]) -> float:
+        """The cores that no simulation has asked for."""
+        return max(0.0, self.cores - sum(each.cores for each in running))
+
+    def free_memory_mb(self, running: Sequence[Wishes]) -> int:
+        """The memory that no simulation has asked for, or what is really free when that is less."""
+        kept = sum(each.memory_mb for each in running)
+        return max(0, min(self.memory_mb - kept, free_memory() // MEGABYTE))
+
+
+def free_memory() -> int:
+    """The memory in bytes that a new process could have now."""
+    return int(psutil.virtual_memory().available)
 
 
 def default_capacity(cores: float, memory: int) -> int:

@@ -20,11 +20,11 @@ from nrp_common.bus import Bus, Responder, Will
 from nrp_common.clone_cache import CloneCache
 from nrp_common.errors import NRPError, SettingsError, StorageError
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Archives, Collect, Launch, LauncherPresence, Refusal, Reply
+from nrp_common.messages import Archives, Collect, Launch, LauncherPresence, Refusal, Reply, Wishes
 from nrp_common.storage_client import StorageClient
 from nrp_common.token_seal import unseal_token
 from nrp_simserver import processes
-from nrp_simserver.capacity import available_cores, available_memory, default_capacity
+from nrp_simserver.capacity import MEGABYTE, Room, available_cores, available_memory, default_capacity
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord
@@ -60,7 +60,12 @@ class Launcher:
     def __init__(self, settings: LauncherSettings) -> None:
         self._settings = settings
         self._topics = settings.topics
-        self._capacity = settings.capacity or default_capacity(available_cores(), available_memory())
+        cores, memory = available_cores(), available_memory()
+        self._room = Room(
+            places=settings.capacity or default_capacity(cores, memory),
+            cores=settings.cores or cores,
+            memory_mb=settings.memory_mb or memory // MEGABYTE,
+        )
         self._lock = threading.Lock()  # guards the instances, and that no more are taken than there is room for
         self._instances: dict[int, SimulationServerInstance] = {}
         self._appearing = threading.Lock()  # what is said last is the latest
@@ -95,7 +100,7 @@ class Launcher:
         self._bus.serve(self._topics.collect(name), Collect, self._take_collect)
         self._appear()
         self._bus.start()
-        log.info("Launcher '%s' takes %d simulations at once", name, self._capacity)
+        log.info("Launcher '%s' takes %d simulations at once", name, self._room.places)
 
     def run_until(self, signals: Collection[signal.Signals]) -> None:
         """Work until one of these signals comes, which have to be blocked."""
@@ -142,12 +147,10 @@ class Launcher:
         with self._lock:
             instance = self._instances.get(launch.simulation_id)
             if instance is None:
-                running = self._count_running()
                 if self._is_closing.is_set():
                     responder.reply(Reply(error="it is being shut down", refusal=Refusal.FULL))
                     return
-                if running >= self._capacity:
-                    full = f"{running} simulations run, it takes {self._capacity}"
+                if (full := self._room.refusal(launch.wishes, self._running())) is not None:
                     responder.reply(Reply(error=full, refusal=Refusal.FULL))
                     return
                 instance = self._new_instance(launch)
@@ -193,10 +196,14 @@ class Launcher:
     def _appear(self) -> None:
         """Say that this launcher is there, and what room it has."""
         with self._appearing:
+            running = self._running()
             presence = LauncherPresence(
                 online=True,
-                capacity=0 if self._is_closing.is_set() else self._capacity,
-                running=self._count_running(),
+                capacity=0 if self._is_closing.is_set() else self._room.places,
+                running=len(running),
+                labels=self._settings.own_labels,
+                free_cores=self._room.free_cores(running),
+                free_memory_mb=self._room.free_memory_mb(running),
                 version=version("nrp-backend"),
             )
             self._bus.retain(self._presence_topic, presence)
@@ -221,8 +228,9 @@ class Launcher:
     def _of_incarnation(self, incarnation: str) -> Iterator[SimulationServerInstance]:
         return (each for each in self._all_instances() if each.record.incarnation == incarnation)
 
-    def _count_running(self) -> int:
-        return sum(each.is_running for each in self._all_instances())
+    def _running(self) -> list[Wishes]:
+        """What the simulations that run have asked for."""
+        return [each.record.launch.wishes for each in self._all_instances() if each.is_running]
 
     def _server_pids(self) -> set[int]:
         return {each.pid for each in self._all_instances() if each.pid is not None}

@@ -25,6 +25,12 @@ class LauncherSettings(CommonSettings):
     """Tells launchers apart on the bus; the host's name when not given."""
     capacity: PositiveInt | None = None
     """How many simulations may run at once; from the machine's cores and memory when not given."""
+    labels: str = ""
+    """What this machine has that others may not, separated by commas, such as `gpu,gazebo`. Launches ask for it."""
+    cores: PositiveFloat | None = None
+    """How many cores simulations may ask for, together; the machine's when not given."""
+    memory_mb: PositiveInt | None = None
+    """How much memory simulations may ask for, together; the machine's when not given."""
     stop_grace_s: PositiveFloat = 5.0
     """How long a simulation may take to stop before its processes are killed."""
     initialise_timeout_s: PositiveFloat = timedelta(minutes=10).total_seconds()
@@ -54,6 +60,11 @@ class LauncherSettings(CommonSettings):
         if not name or set(name) & set("/+#\0"):
             raise ValueError("a launcher's name is part of its topics: it must not be empty or contain / + #")
         return name
+
+    @property
+    def own_labels(self) -> list[str]:
+        """What this machine has."""
+        return [label.strip() for label in self.labels.split(",") if label.strip()]
 
     @property
     def storage(self) -> str:

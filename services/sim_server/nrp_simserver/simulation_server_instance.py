@@ -470,7 +470,7 @@ class SimulationServerInstance:
             folder=self.folder.path,
             configuration=launch.configuration,
             main_script=launch.main_script,
-            real_time_factor=launch.real_time_factor,
+            real_time_factor=launch.wishes.real_time_factor,
             broker_host=broker.host,
             broker_port=broker.port,
             broker_username=broker.username,

@@ -8,7 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nrp_simserver.capacity import available_cores, available_memory, default_capacity
+from nrp_common.messages import Wishes
+from nrp_simserver import capacity
+from nrp_simserver.capacity import Room, available_cores, available_memory, default_capacity
 
 GB = 1024**3
 
@@ -69,3 +71,39 @@ def put(cgroups: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
         (cgroups / name).parent.mkdir(exist_ok=True)
         (cgroups / name).write_text(content)
+
+
+NOTHING = Wishes()
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 GB are free."""
+    monkeypatch.setattr(capacity, "free_memory", lambda: 8 * GB)
+
+
+@pytest.mark.usefixtures("free")
+@pytest.mark.parametrize(
+    ("asked", "running", "refusal"),
+    [
+        (NOTHING, [NOTHING] * 2, None),
+        (NOTHING, [NOTHING] * 3, "3 simulations run, it takes 3"),
+        (Wishes(cores=2), [NOTHING], None),
+        (Wishes(cores=2), [Wishes(cores=0.5)], "1.5 of its 2 cores are free, 2 are asked for"),
+        (Wishes(memory_mb=4000), [], None),
+        (
+            Wishes(memory_mb=3000),
+            [Wishes(memory_mb=1500)],
+            "2500 of its 4000 MB of memory are free, 3000 are asked for",
+        ),
+    ],
+)
+def test_room_counts_simulations_cores_and_memory(asked: Wishes, running: list[Wishes], refusal: str | None) -> None:
+    assert Room(places=3, cores=2.0, memory_mb=4000).refusal(asked, running) == refusal
+
+
+def test_there_is_no_room_where_memory_is_really_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "free_memory", lambda: 100 * 2**20)
+    room = Room(places=3, cores=2.0, memory_mb=4000)
+    assert room.refusal(NOTHING, []) == "only 100 MB of its memory are free"
+    assert room.free_memory_mb([]) == 100
