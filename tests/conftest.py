@@ -8,6 +8,7 @@ import pytest
 
 from nrp_common.bus import BrokerAddress
 from tests.mosquitto import Mosquitto
+from tests.postgresql import PostgreSQL
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerAddress]:
     mosquitto.start()
     yield mosquitto.address
     mosquitto.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL."""
+    postgresql = PostgreSQL()
+    yield postgresql
+    postgresql.close()

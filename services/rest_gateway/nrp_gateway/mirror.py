@@ -25,6 +25,9 @@ from nrp_gateway.errors import Unreachable
 RECENT_S: Final = 24 * 3600
 """How long an ended simulation is listed."""
 
+OUT_OF_ORDER: Final = 200
+"""So many simulations may be written to the catalogue by several gateways at once, and be seen there in any order."""
+
 LARGEST_REPORT: Final = 256 * 1024
 """In bytes. A report is some hundred bytes and a reason; nothing larger is kept for anybody."""
 
@@ -115,7 +118,6 @@ class Mirror:
         """Follow a simulation that is new in the catalogue."""
         with self._changed:
             self._records.setdefault(record.id, record)
-            self._newest = max(self._newest, record.id)
 
     def note_incarnation(self, simulation_id: int, incarnation: str) -> None:
         """Note which server will report, before it does."""
@@ -178,8 +180,9 @@ class Mirror:
         """Follow simulations that other gateways added to the catalogue."""
         with self._changed:
             since = time.time() - RECENT_S
-            for record in self._catalogue.unfinished_or_ended_since(since, newer_than=self._newest):
+            for record in self._catalogue.unfinished_or_ended_since(since, newer_than=self._newest - OUT_OF_ORDER):
                 self.add(record)
+                self._newest = max(self._newest, record.id)
 
     def give_up(self, record: SimulationRecord, reason: str) -> bool:
         """Pass the verdict that a simulation failed, when there is nobody left to say it.

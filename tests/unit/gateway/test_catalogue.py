@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,17 @@ from nrp_gateway import catalogue as catalogue_module
 from nrp_gateway.catalogue import Catalogue
 from nrp_gateway.errors import NoRoom, Unreachable
 from tests.unit.gateway.conftest import add, report
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalogue]:
+    """An empty one in each database."""
+    is_sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/catalogue.sqlite" if is_sqlite else request.getfixturevalue("postgresql").database()
+    catalogue = Catalogue(url)
+    catalogue.migrate()
+    yield catalogue
+    catalogue.close()
 
 
 def test_migrations_lead_to_the_table_that_the_code_uses(catalogue: Catalogue) -> None:

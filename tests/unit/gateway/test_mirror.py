@@ -237,7 +237,8 @@ def test_only_what_is_new_and_recent_is_read_again(
 ) -> None:
     old = add(catalogue)
     mirror.take(old.id, report(old, SimulationEvent.FAILED, 1))
-    mirror.forget_ended_before(time.time() + 1)
+    monkeypatch.setattr(mirror_module, "RECENT_S", -60)
+    mirror.forget_ended_before(time.time() + 60)
     mirror.look_for_new()
     assert mirror.live_and_recent() == []
     assert mirror.get(old.id) is not None
