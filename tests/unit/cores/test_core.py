@@ -10,6 +10,7 @@ import pytest
 
 from nrp_common.errors import CallNotAllowed, ConfigurationError, EngineFailed, EngineUnavailable, FunctionFailed
 from nrp_simserver.cores.embedded import EmbeddedCore
+from nrp_simserver.cores.error_place import locate
 from tests.unit.cores.experiment import ENGINE, Experiment, forward, seen
 
 DONE_AT = """
@@ -466,10 +467,47 @@ def test_a_status_function_that_returns_what_it_must_not_is_named(
         core.run_loop()
 
 
-def test_an_engine_whose_method_cannot_be_called_is_named(experiment: Experiment) -> None:
-    core = experiment.engine("a", "class Script(EngineScript):\n    def runLoop(self):\n        pass\n").started()
-    with pytest.raises(EngineFailed, match=r"engine 'a': TypeError: Script\.runLoop\(\) takes 1 positional argument"):
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [
+        ("def initialize(self, more)", "missing a required argument: 'more'"),
+        ("def runLoop(self)", "too many positional"),
+    ],
+)
+def test_an_engine_whose_method_cannot_be_called_is_refused_and_the_method_shown(
+    method: str, fault: str, experiment: Experiment
+) -> None:
+    core = experiment.engine("a", f"class Script(EngineScript):\n    {method}:\n        pass\n").core()
+    with pytest.raises(
+        EngineFailed, match=rf"a\.py \(Line 4\): \w+ of class Script cannot be called: {fault}"
+    ) as failure:
+        core.initialize()
+    assert locate(failure.value, experiment.folder).text == method + ":"
+
+
+def test_an_error_that_never_passed_the_users_code_names_the_file_that_was_about_to_run(experiment: Experiment) -> None:
+    core = experiment.engine("a", "class Script(EngineScript):\n    pass\n").started()
+    with pytest.raises(EngineFailed, match=r"NotImplementedError in a\.py: .* has no method runLoop") as failure:
         core.run_loop()
+    assert locate(failure.value, experiment.folder).file == "a.py"
+
+
+def test_a_script_may_exchange_its_run_loop(experiment: Experiment) -> None:
+    experiment.engine(
+        "a",
+        """
+        class Script(EngineScript):
+            def initialize(self):
+                self.runLoop = self.first
+            def first(self, timestep_ns):
+                seen.append("first")
+                self.runLoop = self.later
+            def later(self, timestep_ns):
+                seen.append("later")
+        """,
+    )
+    experiment.started().run_loop(3)
+    assert seen == ["first", "later", "later"]
 
 
 @pytest.mark.parametrize("decorator", ["TransceiverFunction", "PreprocessingFunction"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nrp_common.errors import ConfigurationError, EngineFailed, FunctionFailed
+from nrp_common.errors import ConfigurationError, EngineFailed, ExperimentError, FunctionFailed
 from nrp_simserver.cores.error_place import ErrorPlace, locate
 
 
@@ -121,3 +121,22 @@ def error_of(call: Callable[[], object]) -> BaseException:
     with pytest.raises(BaseException) as raised:
         call()
     return raised.value
+
+
+def test_an_exception_that_cannot_say_anything_has_a_place_all_the_same(tmp_path: Path) -> None:
+    source = "class Mute(Exception):\n    def __str__(self):\n        return 1 / 0\nraise Mute\n"
+    assert place_of(tmp_path, source).describe() == "Mute in script.py (Line 4): <exception str() failed>"
+
+
+@pytest.mark.parametrize("wrapper", [EngineFailed, FunctionFailed])
+def test_a_file_that_python_will_not_even_parse_is_named_and_its_syntax_at_fault(
+    wrapper: type[ExperimentError], tmp_path: Path
+) -> None:
+    try:
+        try:
+            compile(b"x = 1\0", "<file>", "exec")
+        except SyntaxError as error:
+            raise wrapper("a NUL", file="engine.py") from error
+    except ExperimentError as error:
+        place = locate(error, tmp_path)
+    assert place.describe() == "SyntaxError in engine.py: source code string cannot contain null bytes"

@@ -127,6 +127,11 @@ class EngineConfiguration(_Section):
         """Whether the engine is to run in a process of its own; None to leave that to the core."""
         return self.extra.get(_OWN_PROCESS)
 
+    @property
+    def main_file(self) -> str:
+        """The file of the experiment that the engine runs, "" when it runs none."""
+        return next((getattr(self, attribute) for attribute in self.files), "")
+
     def environment_variables(self) -> dict[str, str]:
         """What the engine finds in its environment beyond what the simulation has."""
         return _variables(self.environment)

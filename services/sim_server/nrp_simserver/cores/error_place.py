@@ -43,7 +43,7 @@ class ErrorPlace:
             file: what to call the file instead of its name, such as "main script".
         """
         name = file or self.file
-        message = self.error.msg if isinstance(self.error, SyntaxError) else str(self.error)
+        message = words_of(self.error)
         where = f" in {name}" if name else ""
         where += f" (Line {self.line})" if name and self.line else ""
         return f"{type(self.error).__name__}{where}" + (f": {message}" if message else "")
@@ -56,16 +56,30 @@ def locate(error: BaseException, folder: Path) -> ErrorPlace:
     a file of the experiment, have that file's place, not that of the call that was under way. If `error` itself never
     passed a file of the experiment, what caused it is searched, then what was being handled when it was raised.
 
+    Of an error that never passed one, such as that of a method with the wrong parameters, what is known is the file
+    whose code was about to run.
+
     Args:
         error: an exception that was raised.
         folder: the experiment's folder.
     """
     folder = folder.resolve()
-    for candidate in _chain(error):
+    chain = list(_chain(error))
+    for candidate in chain:
         place = _place_of(candidate, folder)
         if place is not None:
             return place
+    if isinstance(error, ExperimentError) and error.file:
+        return ErrorPlace(chain[0], error.file, error.line)
     return ErrorPlace(error)
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says, whatever the class of the user's does when it is asked."""
+    try:
+        return (error.msg or "") if isinstance(error, SyntaxError) else str(error)
+    except Exception:  # noqa: BLE001
+        return "<exception str() failed>"  # as Python's own tracebacks put it
 
 
 def own_traceback(error: BaseException, folder: Path) -> str:

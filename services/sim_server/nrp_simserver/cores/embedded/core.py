@@ -193,7 +193,7 @@ class EmbeddedCore:
                 try:
                     engine.shutdown()
                 except (Exception, SystemExit) as error:  # noqa: BLE001  raised when all have ended
-                    failure = engine_error(engine.name, error, self.folder)
+                    failure = engine_error(engine, error)
                     failure.__cause__ = error
                     failed = failed or failure
         self._proto_files.close()
@@ -258,7 +258,7 @@ class EmbeddedCore:
             try:
                 engine.initialize()
             except (Exception, SystemExit) as error:
-                raise engine_error(engine.name, error, self.folder) from error
+                raise engine_error(engine, error) from error
             if occupant is not functions:
                 self._engines.append((engine, occupant))
         return engines

@@ -82,11 +82,12 @@ class Engine(ABC, Generic[Configuration]):
         """End, and free everything."""
 
 
-def engine_error(name: str, error: BaseException, folder: Path) -> EngineFailed:
+def engine_error(engine: Engine[Any], error: BaseException) -> EngineFailed:
     """The error of an engine that raised `error`, to be raised from that."""
     if isinstance(error, EngineFailed):
         return EngineFailed(str(error), file=error.file, line=error.line)
-    place = locate(error, folder)
+    place = locate(error, engine.folder)
     if not place.file:
-        return EngineFailed(f"engine {name!r}: {place.describe()}")
+        file = engine.configuration.main_file
+        return EngineFailed(f"engine {engine.name!r}: {place.describe(file)}", file=file)
     return EngineFailed(place.describe(), file=place.file, line=place.line)

@@ -23,7 +23,7 @@ from nrp_simserver import processes
 from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
 from nrp_simserver.cores.embedded.engine import Engine, engine_error
 from nrp_simserver.cores.embedded.json_values import is_json
-from nrp_simserver.cores.error_place import FOUND_BY_COMPILERS, locate, own_traceback
+from nrp_simserver.cores.error_place import FOUND_BY_COMPILERS, locate, own_traceback, words_of
 
 WHERE_IT_IS = signal.SIGUSR2
 """Has the process write its Python stack into the file of faults, whatever it is doing."""
@@ -166,7 +166,7 @@ def _attempt(request: Request, engine: Engine[Any]) -> Answer:
 
 
 def _fault(engine: Engine[Any], error: BaseException) -> Fault:
-    failed = engine_error(engine.name, error, engine.folder)
+    failed = engine_error(engine, error)
     if isinstance(error, EngineFailed):
         return Fault(str(failed), failed.file, failed.line)
     place = locate(error, engine.folder)
@@ -179,7 +179,7 @@ def _fault(engine: Engine[Any], error: BaseException) -> Fault:
         place.offset,
         type(raised).__name__,
         next((base.__name__ for base in FOUND_BY_COMPILERS if isinstance(raised, base)), "Exception"),
-        raised.msg if isinstance(raised, SyntaxError) else str(raised),
+        words_of(raised),
         own_traceback(error, engine.folder),
     )
 

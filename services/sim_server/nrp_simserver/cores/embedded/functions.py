@@ -9,13 +9,13 @@ A decorated function becomes a `Function`. Loading a file of the experiment yiel
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nrp_common.errors import FunctionFailed
+from nrp_simserver.cores.embedded.callables import line_of, misfit, place
 from nrp_simserver.cores.embedded.datapacks import DataPackIdentifier
 from nrp_simserver.cores.error_place import locate
 
@@ -67,20 +67,9 @@ class Function:
         """The datapacks that engines have to be asked for."""
         return [datapack for given in self.inputs if not given.preprocessed for datapack in given.datapacks]
 
-    def line(self) -> int:
-        """The line its definition begins at, 0 when unknown."""
-        code = getattr(inspect.unwrap(self.call), "__code__", None)
-        return code.co_firstlineno if code is not None else 0
-
     def misfit(self) -> str:
         """Why it cannot be called with its inputs, "" when it can."""
-        try:
-            inspect.signature(self.call).bind(**{given.keyword: None for given in self.inputs})
-        except TypeError as error:
-            return str(error)
-        except ValueError:
-            return ""  # not every callable tells its signature
-        return ""
+        return misfit(self.call, **{given.keyword: None for given in self.inputs})
 
 
 _declared: list[Function] = []
@@ -192,9 +181,9 @@ def _expect_text(decorator: str, what: str, value: object) -> None:
 
 def misuse(function: Function, what: str) -> FunctionFailed:
     """The error of a function that is not what a function has to be."""
-    line = function.line()
+    line = line_of(function.call, function.file)
     return FunctionFailed(
-        f"{function.file} (Line {line}): function {function.name!r} {what}", file=function.file, line=line
+        f"{place(function.file, line)}: function {function.name!r} {what}", file=function.file, line=line
     )
 
 
@@ -202,7 +191,7 @@ def function_error(function: Function, error: BaseException, folder: Path) -> Fu
     """The error of a function that raised `error`."""
     if isinstance(error, FunctionFailed):
         return error
-    place = locate(error, folder)
-    if not place.file:
-        return FunctionFailed(f"function {function.name!r}: {place.describe(function.file)}", file=function.file)
-    return FunctionFailed(place.describe(), file=place.file, line=place.line)
+    found = locate(error, folder)
+    if not found.file:
+        return FunctionFailed(f"function {function.name!r}: {found.describe(function.file)}", file=function.file)
+    return FunctionFailed(found.describe(), file=found.file, line=found.line)

@@ -151,7 +151,7 @@ class Loop:
                     waiting.clear()
                 engine.start_step(engine.timestep_ns)
             except (Exception, SystemExit) as error:
-                raise engine_error(engine.name, error, self._folder) from error
+                raise engine_error(engine, error) from error
         clock.iteration = iteration + 1
         clock.now = now + until_next
         return done
@@ -161,7 +161,7 @@ class Loop:
         try:
             call()
         except (Exception, SystemExit) as error:
-            raise engine_error(member.engine.name, error, self._folder) from error
+            raise engine_error(member.engine, error) from error
 
     # -- functions -----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.configuration import PythonEngineConfiguration
+from nrp_simserver.cores.embedded.callables import line_of, misfit, place
 from nrp_simserver.cores.embedded.engine import Engine
 from nrp_simserver.cores.embedded.surroundings import load_script
 
@@ -41,7 +42,7 @@ class PythonScript:
 
     def runLoop(self, timestep_ns: int) -> None:  # noqa: N802  nrp-core's name
         """Called for each step, `_time_ns` having been advanced by `timestep_ns`."""
-        raise NotImplementedError(f"{type(self).__name__} has no runLoop")
+        raise NotImplementedError(f"class {type(self).__name__} has no method runLoop(self, timestep_ns)")
 
     def reset(self) -> None:
         """Called when the simulation goes back to its beginning; `_time_ns` restarts afterwards."""
@@ -85,11 +86,23 @@ class PythonEngine(Engine[PythonEngineConfiguration]):
                 file=self.configuration.script,
             )
         script = script_class()
+        self._check(script)
         script._name = self.name
         script._config = self.configuration.as_json()
         self._script = script
-        self._run_loop = script.runLoop
         self._initialize_script()
+
+    def _check(self, script: PythonScript) -> None:
+        """Refuse a script that cannot run, before it begins to."""
+        file = self.configuration.script
+        for method, arguments in (("initialize", ()), ("runLoop", (self.timestep_ns,))):
+            call = getattr(script, method)
+            fault = misfit(call, *arguments)
+            if fault:
+                line = line_of(call, file)
+                raise EngineFailed(
+                    f"{place(file, line)}: {method} of class Script cannot be called: {fault}", file=file, line=line
+                )
 
     def _initialize_script(self) -> None:
         """Call the `initialize` of the script, which has its name and configuration already."""
@@ -97,8 +110,9 @@ class PythonEngine(Engine[PythonEngineConfiguration]):
 
     def start_step(self, timestep_ns: int) -> None:
         """Advance the script's time, then run it."""
-        self._script._time_ns += timestep_ns
-        self._run_loop(timestep_ns)
+        script = self._script
+        script._time_ns += timestep_ns
+        script.runLoop(timestep_ns)
 
     def reset(self) -> None:
         """Let the script reset itself, seeing the time it had come to; then restart its time."""
