@@ -132,6 +132,43 @@ def test_a_preprocessing_function_cannot_use_the_output_of_another(experiment: E
     assert [told for told in seen if told[0] == "second"] == [("second", True)] * 3
 
 
+OVERWRITE = """
+@EngineDataPack(keyword="out", id=DataPackIdentifier("out", "a"))
+@SimulationIteration(keyword="iteration")
+@PreprocessingFunction("a")
+def overwrite(out, iteration):
+    if iteration == 1:
+        return []
+    out.data["steps"] = out.data["steps"] + 100
+    return [out]
+"""
+
+LOOK_AT = """
+@{decorator}(keyword="out", id=DataPackIdentifier("out", "a"))
+@{kind}("a")
+def {name}(out):
+    seen.append(("{name}", out.data["steps"], out.isUpdated()))
+"""
+
+
+@pytest.mark.parametrize("passing", ["value", "reference"])
+def test_a_preprocessing_function_may_make_a_datapack_of_the_name_of_one_of_its_engine(
+    passing: str, experiment: Experiment
+) -> None:
+    raw = LOOK_AT.format(decorator="EngineDataPack", kind="PreprocessingFunction", name="raw")
+    made = LOOK_AT.format(decorator="PreprocessedDataPack", kind="TransceiverFunction", name="made")
+    experiment.engine("a").function("overwrite", OVERWRITE).function("raw", raw).function("made", made)
+    experiment.started(FunctionArgumentsPassingMethod=passing).run_loop(3)
+    # Made anew at each iteration but the second, when it stays what it was.
+    assert [told for told in seen if told[0] == "made"] == [
+        ("made", 100, True),
+        ("made", 100, False),
+        ("made", 102, True),
+    ]
+    if passing == "value":  # by reference all see what one of them changes
+        assert [told for told in seen if told[0] == "raw"] == [("raw", 0, True), ("raw", 1, True), ("raw", 2, True)]
+
+
 def test_a_datapack_is_updated_only_in_the_iteration_in_which_it_was_fetched(experiment: Experiment) -> None:
     look = """
     @EngineDataPack(keyword="out", id=DataPackIdentifier("out", "slow"))

@@ -31,9 +31,10 @@ class CacheEntry:
         datapack: None before it was made or fetched.
         iteration: the iteration in which that was.
         preprocessed: whether a preprocessing function made it.
+        fetched: the engine's own of that name, which it then took the place of; None when there was none.
     """
 
-    __slots__ = ("_clock", "datapack", "engine_name", "iteration", "name", "preprocessed")
+    __slots__ = ("_clock", "datapack", "engine_name", "fetched", "iteration", "name", "preprocessed")
 
     def __init__(self, clock: Clock, name: str, engine_name: str) -> None:
         self._clock = clock
@@ -42,6 +43,7 @@ class CacheEntry:
         self.datapack: DataPack | None = None
         self.iteration = -1
         self.preprocessed = False
+        self.fetched: DataPack | None = None
 
     def view(self) -> DataPack:
         """The datapack for a reader of its own."""
@@ -71,19 +73,26 @@ class Cache:
         self._clock = clock
         self._by_reference = by_reference
         self._entries: dict[tuple[str, str], CacheEntry] = {}
+        self._made: dict[tuple[str, str], CacheEntry] = {}
 
     def clear(self) -> None:
         """Forget all datapacks."""
-        for entry in self._entries.values():
-            entry.datapack = None
+        for entry in (*self._entries.values(), *self._made.values()):
+            entry.datapack = entry.fetched = None
             entry.iteration = -1
             entry.preprocessed = False
 
     def remember(self, datapack: DataPack) -> None:
-        """Take over what a preprocessing function made in this iteration."""
-        entry = self._entry(datapack.name, datapack.engine_name)
-        entry.datapack = datapack
-        entry.iteration = self._clock.iteration
+        """Take over what a preprocessing function made in this iteration.
+
+        It takes the place of an engine's own datapack of that name until that is fetched again; who asks for what was
+        preprocessed gets it for longer.
+        """
+        entry, made = self._entry(datapack.name, datapack.engine_name), self._made_entry(datapack)
+        if not entry.preprocessed:
+            entry.fetched = entry.datapack
+        entry.datapack = made.datapack = datapack
+        entry.iteration = made.iteration = self._clock.iteration
         entry.preprocessed = True
 
     def requested(self, engine: str, functions: list[Function]) -> list[tuple[str, CacheEntry]]:
@@ -106,22 +115,38 @@ class Cache:
             return lambda: clock.now
         if given.source == "iteration":
             return lambda: clock.iteration
-        readers = [(datapack.name, self._reader(function, datapack)) for datapack in given.datapacks]
+        readers = [(datapack.name, self._reader(function, given, datapack)) for datapack in given.datapacks]
         if given.source == "datapack":
             return readers[0][1]
         return lambda: {name: read() for name, read in readers}
 
-    def _reader(self, function: Function, datapack: DataPackIdentifier) -> Callable[[], DataPack]:
+    def _reader(self, function: Function, given: Input, datapack: DataPackIdentifier) -> Callable[[], DataPack]:
         entry = self._entry(datapack.name, datapack.engine_name)
-        read = entry.itself if self._by_reference else entry.view
-        if function.kind != "preprocessing":
-            return read
-        # Preprocessing functions all come first: none sees what another makes, not even what it made an iteration ago.
-        return lambda: EmptyDataPack(entry.name, entry.engine_name) if entry.preprocessed else read()
+        read = self._reading(entry)
+        if function.kind == "preprocessing":
+            return lambda: self._unprocessed(entry) if entry.preprocessed else read()
+        if given.preprocessed:
+            made = self._made_entry(datapack)
+            read_made = self._reading(made)
+            return lambda: read() if made.datapack is None else read_made()
+        return read
+
+    def _reading(self, entry: CacheEntry) -> Callable[[], DataPack]:
+        return entry.itself if self._by_reference else entry.view
+
+    def _unprocessed(self, entry: CacheEntry) -> DataPack:
+        """What preprocessing functions see: nothing that another one makes, nor what it made an iteration ago."""
+        fetched = entry.fetched
+        if fetched is None:
+            return EmptyDataPack(entry.name, entry.engine_name)
+        if not self._by_reference:
+            return fetched.view(updated=True)
+        fetched.mark(updated=True)
+        return fetched
 
     def _entry(self, name: str, engine_name: str) -> CacheEntry:
-        key = (name, engine_name)
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = CacheEntry(self._clock, name, engine_name)
-        return entry
+        return self._entries.setdefault((name, engine_name), CacheEntry(self._clock, name, engine_name))
+
+    def _made_entry(self, datapack: DataPackIdentifier | DataPack) -> CacheEntry:
+        name, engine_name = datapack.name, datapack.engine_name
+        return self._made.setdefault((name, engine_name), CacheEntry(self._clock, name, engine_name))
