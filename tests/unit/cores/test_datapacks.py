@@ -194,6 +194,12 @@ def test_a_datapack_knows_what_it_is() -> None:
     assert not pack.isEmpty()
 
 
+@pytest.mark.parametrize("names", [(1, "e"), ("p", None), ("p", DataPackIdentifier("p", "e"))])
+def test_names_are_text(names: Any) -> None:
+    with pytest.raises(TypeError, match="are text"):
+        JsonDataPack(*names)
+
+
 @pytest.mark.parametrize(("number", "arrives"), [(float("nan"), None), (float("inf"), None), (1.5, 1.5)])
 def test_numbers_that_json_does_not_know_arrive_as_null(number: float, arrives: float | None) -> None:
     raw = JsonRawData()

@@ -65,6 +65,7 @@ def test_a_function_whose_parameters_are_not_its_inputs_is_refused(parameters: s
         ("@TransceiverFunction", "the engine's name has to be text"),
         ("@EngineDataPack(keyword='t', id='out')\n@TransceiverFunction('a')", "has to be a DataPackIdentifier"),
         ("@EngineDataPack(keyword='t')\n@TransceiverFunction('a')", "missing 1 required positional argument: 'id'"),
+        ("@EngineDataPacks('t', 'out', 'a')\n@TransceiverFunction('a')", "datapackNames has to be a list of names"),
     ],
 )
 def test_decorators_used_wrongly_say_how_they_are_used(decorators: str, message: str, experiment: Experiment) -> None:
@@ -123,3 +124,44 @@ def test_a_decorated_function_can_still_be_called_as_written(experiment: Experim
     source = "@TransceiverFunction('a')\ndef f(): return []\nseen.append(f())\n"
     experiment.engine("a").function("f", source).started()
     assert seen == [[]]
+
+
+@pytest.mark.parametrize("returned", ["[out]", "(out,)"])
+def test_a_function_returns_its_datapacks_in_a_list_or_a_tuple(returned: str, experiment: Experiment) -> None:
+    experiment.engine("a").function("f", forward("a", "a").replace("return [out]", f"return {returned}"))
+    experiment.started().run_loop()
+    assert seen == [("a", 10_000_000, {"steps": 0})]
+
+
+@pytest.mark.parametrize("returned", ["True, [point]", "[True, [point]]", "True, (point,)"])
+def test_a_status_function_returns_a_pair_of_whatever_sequences(returned: str, experiment: Experiment) -> None:
+    source = f"""
+    @StatusFunction()
+    def status():
+        point = JsonRawData()
+        return {returned}
+    """
+    assert experiment.engine("a").status(source).started().run_loop() == (True, [None])
+
+
+PASS_ON = """
+@PreprocessedDataPack(keyword="made", id=DataPackIdentifier("made", "a"))
+@{declaration}
+def f(made):
+    return {returned}
+"""
+
+
+@pytest.mark.parametrize("declaration", ["TransceiverFunction('a')", "PreprocessingFunction('a')"])
+def test_a_datapack_that_nobody_made_cannot_be_passed_on(declaration: str, experiment: Experiment) -> None:
+    source = PASS_ON.format(declaration=declaration, returned="[made]")
+    core = experiment.engine("a").function("f", source).started()
+    with pytest.raises(FunctionFailed, match=r"f\.py \(Line 5\): function 'f' returned datapack 'made'.* is empty"):
+        core.run_loop()
+
+
+def test_a_datapack_that_nobody_made_cannot_be_part_of_the_trajectory(experiment: Experiment) -> None:
+    experiment.engine("a").status(PASS_ON.format(declaration="StatusFunction()", returned="(True, [made])"))
+    core = experiment.started()
+    with pytest.raises(FunctionFailed, match=r"returned data that cannot be sent: it is empty"):
+        core.run_loop()

@@ -230,6 +230,8 @@ class JsonDataPack(JsonRawData, DataPack):
     type = "JsonDataPack"
 
     def __init__(self, name: str, engine_name: str) -> None:
+        if not (isinstance(name, str) and isinstance(engine_name, str)):
+            raise TypeError(f"the names of a datapack and of its engine are text, not {name!r} and {engine_name!r}")
         self.name = name
         self.engine_name = engine_name
         self._json = None
@@ -239,7 +241,10 @@ class JsonDataPack(JsonRawData, DataPack):
     @classmethod
     def holding(cls, name: str, engine_name: str, value: Any, *, updated: bool = False) -> JsonDataPack:
         """Over a converted tree that others may read too: it is copied before it is changed."""
-        made = cls(name, engine_name)
+        made = cls.__new__(cls)
+        made.name = name
+        made.engine_name = engine_name
+        made._json = None
         made._value = value
         made._updated = updated
         return made
@@ -260,10 +265,7 @@ class JsonDataPack(JsonRawData, DataPack):
 
     def view(self, *, updated: bool) -> JsonDataPack:
         """The same datapack for another reader; its data is copied when that one could change it."""
-        made = JsonDataPack(self.name, self.engine_name)
-        made._value = self._value
-        made._updated = updated
-        return made
+        return JsonDataPack.holding(self.name, self.engine_name, self._value, updated=updated)
 
     def mark(self, *, updated: bool) -> None:
         """Say whether it was made or fetched in the present iteration."""
@@ -275,7 +277,7 @@ class JsonDataPack(JsonRawData, DataPack):
 
 
 class EmptyDataPack(JsonDataPack):
-    """What a function gets of a datapack that nobody has made yet: reading its data is an error."""
+    """What a function gets of a datapack that nobody has made yet: reading its data is an error, and sending it."""
 
     __slots__ = ()
 
@@ -293,6 +295,12 @@ class EmptyDataPack(JsonDataPack):
         raise ValueError(
             f"datapack {self.name!r} of engine {self.engine_name!r} is empty: ask isEmpty() before its data"
         )
+
+    def content(self) -> Any:
+        """Not there. Raises TypeError."""
+        raise TypeError("it is empty, nobody has made it yet")
+
+    sent = content
 
 
 def _converted(value: Any) -> Any:

@@ -144,6 +144,8 @@ def EngineDataPacks(  # noqa: N802  nrp-core's name
     isPreprocessed: bool = False,  # noqa: N803  nrp-core's name
 ) -> Callable[[Any], Function]:
     """Pass several datapacks of one engine as the argument `keyword`: a dict by datapack name."""
+    if isinstance(datapackNames, str):
+        raise TypeError("EngineDataPacks: datapackNames has to be a list of names, it is one text")
     datapacks = tuple(DataPackIdentifier(name, engineName) for name in datapackNames)
     return _input(Input(keyword, "datapacks", datapacks, isPreprocessed))
 

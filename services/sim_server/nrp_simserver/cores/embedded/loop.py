@@ -184,11 +184,11 @@ class Loop:
         except (Exception, SystemExit) as error:
             raise function_error(function, error, self._folder) from error
 
-    def _returned(self, function: Function, result: Any) -> list[DataPack]:
+    def _returned(self, function: Function, result: Any) -> list[DataPack] | tuple[DataPack, ...]:
         """The datapacks that a function returned, checked. Nothing at all counts as an empty list."""
         if result is None:
             return []
-        if not isinstance(result, list):
+        if not isinstance(result, list | tuple):
             raise misuse(function, f"has to return a list of datapacks, it returned {_kind(result)}")
         for datapack in result:
             if not isinstance(datapack, DataPack):
@@ -219,7 +219,7 @@ class Loop:
 
     def _run_status(self, function: Function) -> bool:
         result = self._call(function)
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], list)):
+        if not (isinstance(result, list | tuple) and len(result) == 2 and isinstance(result[1], list | tuple)):
             raise misuse(function, "has to return (done, [JsonRawData, ...])")
         done, trajectory = result
         for data in trajectory:

@@ -87,6 +87,8 @@ class ProtobufDataPack(ProtobufRawData, DataPack):
     __slots__ = ("_updated", "engine_name", "name")
 
     def __init__(self, name: str, engine_name: str) -> None:
+        if not (isinstance(name, str) and isinstance(engine_name, str)):
+            raise TypeError(f"the names of a datapack and of its engine are text, not {name!r} and {engine_name!r}")
         self.name = name
         self.engine_name = engine_name
         self._serialized = b""
