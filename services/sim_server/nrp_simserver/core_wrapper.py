@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from nrp_simserver.clock import SimulationClock
-from nrp_simserver.cores import NrpCore
+from nrp_simserver.cores import NrpCore, number_of_iterations
 from nrp_simserver.gate import Gate
 
 RunLoop = Callable[..., tuple[bool, list[Any]]]
@@ -33,7 +33,8 @@ class NRPCoreWrapper:
     Attributes:
         run_loop: `run_loop(num_iterations=1)` advances by that many smallest timesteps and returns whether the status
             function reported done in any of them, and the trajectory. Raises `NRPSimulationTimeout` when they would
-            pass the SimulationTimeout, and ValueError for 0 iterations or fewer; either way nothing advances.
+            pass the SimulationTimeout, ValueError for 0 iterations or fewer, TypeError for what is no number of them;
+            then nothing advances.
         set_json_datapack: `set_json_datapack(datapack_name, engine_name, data)`: delivered with the next step or reset.
         set_proto_datapack: the same for a protobuf message.
         current_state: the core's: one of Created, Initialized, Running, Stopped, Failed.
@@ -55,6 +56,8 @@ class NRPCoreWrapper:
         self._on_steps_taken = on_steps_taken
         self._real_time_factor = real_time_factor
         self._timestep_ns = core.timestep_ns
+        # What a core gathered in the steps after one that was done; those that have no such method keep it.
+        self._gathered: Callable[[], list[Any]] = getattr(core, "gathered", list)
         clock.timeout_ns = core.timeout_ns
         self.failure: Exception | None = None
         # Bound here once: looking a method up on a class that has __getattr__ is the slow way in CPython.
@@ -131,21 +134,22 @@ class NRPCoreWrapper:
 
     def _run_steps(self, num_iterations: int = 1) -> tuple[bool, list[Any]]:
         """Advance by `num_iterations` smallest timesteps; returns (done, trajectory)."""
-        if num_iterations < 1:
-            raise ValueError(f"run_loop() takes a number of iterations from 1, not {num_iterations}")
+        left = number_of_iterations(num_iterations)
         self._gate.wait()
         clock = self._clock
-        if clock.timeout_ns and clock.time_ns + num_iterations * self._timestep_ns > clock.timeout_ns:
+        if clock.timeout_ns and clock.time_ns + left * self._timestep_ns > clock.timeout_ns:
             raise NRPSimulationTimeout(
-                f"{num_iterations} timesteps from t = {clock.simulation_time:g} s would pass the SimulationTimeout of "
+                f"{left} timesteps from t = {clock.simulation_time:g} s would pass the SimulationTimeout of "
                 f"{clock.timeout_ns / 1e9:g} s"
             )
         any_done, gathered = False, []
-        while num_iterations:
-            steps, (done, trajectory) = self._gated(self._core.run_loop, num_iterations)
+        while left:
+            steps, (done, trajectory) = self._gated(self._core.run_loop, left)
             any_done |= done
             gathered += trajectory
-            num_iterations -= steps
+            left -= steps
+        if any_done:
+            gathered += self._gathered()
         return any_done, gathered
 
     def _gated(self, advance: Callable[[int], Result], most: int) -> tuple[int, Result]:

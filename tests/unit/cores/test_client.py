@@ -11,7 +11,7 @@ import pytest
 from nrp_common.errors import ConfigurationError
 from nrp_simserver.cores.embedded import NrpCore
 from nrp_simserver.cores.embedded.client import overrides_in
-from tests.unit.cores.experiment import Experiment
+from tests.unit.cores.experiment import Experiment, seen
 from tests.waiting import wait_until
 
 DONE_AT_THREE = """
@@ -112,6 +112,41 @@ def test_stop_ends_a_run_in_the_background(made: Experiment) -> None:
     thread.join(10)
     assert response == [(False, False, [])]
     assert nrp.current_state() == "Stopped"
+    nrp.shutdown()
+
+
+WAITING = """
+class Script(EngineScript):
+    def runLoop(self, timestep_ns):
+        seen[0].wait(10)
+"""
+
+
+def test_while_a_run_goes_on_in_the_background_other_calls_are_not_allowed(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path).engine("a", WAITING)
+    experiment.core()
+    seen[:] = [go_on := threading.Event()]
+    nrp, response = client(experiment), []
+    nrp.initialize()
+    thread = nrp.run_loop(1, run_async=True, response=response)
+    for call in (nrp.run_loop, nrp.reset, lambda: nrp.run_until_timeout(run_async=True)):
+        with pytest.raises(ConnectionError, match="Can't process request: the state is Running"):
+            call()
+    go_on.set()
+    assert isinstance(thread, threading.Thread)
+    thread.join(10)
+    assert response == [(False, [])]
+    nrp.shutdown()
+
+
+def test_a_run_of_many_steps_returns_what_was_gathered_in_all_of_them(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path).engine("a").status(DONE_AT_THREE)
+    experiment.core()
+    nrp = client(experiment)
+    nrp.initialize()
+    done, trajectory = nrp.run_loop(6)  # type: ignore[misc]
+    assert done
+    assert trajectory == [{"iteration": iteration} for iteration in range(6)]
     nrp.shutdown()
 
 

@@ -98,6 +98,15 @@ def test_run_loop_of_no_steps_is_a_value_error(iterations: int, experiment: Expe
     assert seen == []
 
 
+@pytest.mark.parametrize("iterations", [2.5, "2", None, [1]])
+def test_run_loop_of_no_whole_number_of_steps_is_a_type_error(iterations: Any, experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises(TypeError, match="a number of iterations"):
+        core.run_loop(iterations)
+    assert core.current_state() == "Initialized"
+    assert seen == []
+
+
 def test_run_loop_is_done_if_any_of_its_steps_was(experiment: Experiment) -> None:
     core = experiment.engine("a").status(DONE_AT.format(iterations="[1]")).started()
     done, trajectory = core.run_loop(3)
@@ -261,6 +270,12 @@ def test_a_payload_without_a_json_form_is_an_error_at_once(experiment: Experimen
     core = experiment.engine("a").started()
     with pytest.raises(TypeError):
         core.set_json_datapack("inbox", "a", {"k": object()})
+
+
+def test_the_name_of_a_datapack_handed_in_is_text(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises(TypeError, match="is text"):
+        core.set_json_datapack(1, "a", {})  # type: ignore[arg-type]
 
 
 def test_what_is_no_message_cannot_be_handed_in_as_one(experiment: Experiment) -> None:

@@ -58,6 +58,37 @@ def test_done_in_any_of_the_calls_is_done() -> None:
     assert nrp.run_loop(20) == (True, [3])
 
 
+class GatheringCore(SlowCore):
+    """One that is done in its second step, and hands out what it gathered after that."""
+
+    steps_at_once = 1
+
+    def __init__(self) -> None:
+        super().__init__(done_at=2)
+
+    def gathered(self) -> list[Any]:
+        return [f"up to {self._steps}"]
+
+
+def test_what_was_gathered_after_a_step_that_was_done_is_returned_with_the_rest() -> None:
+    nrp, _, _ = wrapped(GatheringCore())
+    assert nrp.run_loop(5) == (True, [2, "up to 5"])
+    assert nrp.run_loop(5) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("iterations", "error"), [(2.5, TypeError), ("2", TypeError), (None, TypeError), (0, ValueError), (-1, ValueError)]
+)
+def test_a_number_of_steps_that_is_none_is_refused_and_nothing_advances(
+    iterations: Any, error: type[Exception]
+) -> None:
+    core = SlowCore()
+    nrp, _, clock = wrapped(core)
+    with pytest.raises(error, match="number of iterations"):
+        nrp.run_loop(iterations)
+    assert (core.calls, clock.time_ns) == ([], 0)
+
+
 def test_steps_that_are_counted_are_taken_one_by_one() -> None:
     core = SlowCore()
     nrp, gate, clock = wrapped(core)

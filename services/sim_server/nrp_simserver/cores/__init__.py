@@ -6,6 +6,7 @@ which core drives it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,22 @@ DataPublisher = Callable[[str, bytes, int, bool], None]
 
 EngineProcesses = Literal["needed", "all"]
 """Whether only engines that need one get a process of their own, or all that can run in one."""
+
+
+def number_of_iterations(given: Any) -> int:
+    """What `run_loop` was given as a number of iterations, which has to be a positive integer of whatever type.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is less than 1.
+    """
+    try:
+        number = operator.index(given)
+    except TypeError:
+        raise TypeError(f"run_loop() takes a number of iterations, a whole one, not {given!r}") from None
+    if number < 1:
+        raise ValueError(f"run_loop() takes a number of iterations of at least 1, not {number}")
+    return number
 
 
 class NrpCore(Protocol):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nrp_common.errors import CallNotAllowed, ConfigurationError
-from nrp_simserver.cores import DataPublisher, EngineProcesses
+from nrp_simserver.cores import DataPublisher, EngineProcesses, number_of_iterations
 from nrp_simserver.cores.configuration import DEFAULT_FILE, load_configuration
 from nrp_simserver.cores.embedded.core import EmbeddedCore
 
@@ -94,11 +94,10 @@ class NrpCore:
             Whether the status function reported done, and the trajectory gathered since it last did.
 
         Raises:
-            As `initialize`; and ValueError, when `num_iterations` is less than one.
+            As `initialize`; and ValueError or TypeError, when `num_iterations` is less than one or no integer.
         """
-        if num_iterations < 1:
-            raise ValueError(f"num_iterations has to be at least 1, it is {num_iterations}")
-        return self._run(lambda: self._steps(num_iterations), run_async, response)
+        number = number_of_iterations(num_iterations)
+        return self._run(lambda: self._steps(number), run_async, response)
 
     def run_until_timeout(
         self, run_async: bool = False, response: list[Any] | None = None
@@ -144,24 +143,36 @@ class NrpCore:
 
     # -- how a call is made --------------------------------------------------------------------------------------------
 
-    def _call(self, call: Callable[[], AnswerT]) -> AnswerT:
+    def _begin(self) -> None:
+        """Let no other call in until this one releases `_calls`."""
         if self._is_closed:
             raise ChildProcessError("The co-simulation was shut down")
-        with self._calls:
+        if not self._calls.acquire(blocking=False):
+            raise CallNotAllowed("Can't process request: the state is Running")
+
+    def _call(self, call: Callable[[], AnswerT]) -> AnswerT:
+        self._begin()
+        try:
             return call()
+        finally:
+            self._calls.release()
 
     def _run(
         self, call: Callable[[], AnswerT], run_async: bool, response: list[Any] | None
     ) -> AnswerT | threading.Thread:
         if not run_async:
             return self._call(call)
-        if self._is_closed:
-            raise ChildProcessError("The co-simulation was shut down")
-        if self._core.current_state() not in ("Initialized", "Stopped"):
-            raise CallNotAllowed(f"Can't process request: the state is {self._core.current_state()}")
+        self._begin()
+        state = self._core.current_state()
+        if state not in ("Initialized", "Stopped"):
+            self._calls.release()
+            raise CallNotAllowed(f"Can't process request: the state is {state}")
 
         def answer() -> None:
-            answered = self._call(call)
+            try:
+                answered = call()
+            finally:
+                self._calls.release()
             if response is not None:
                 response.append(answered)
 
@@ -177,7 +188,7 @@ class NrpCore:
             gathered += trajectory
             if self._stop_asked.is_set():
                 break
-        return any_done, gathered
+        return any_done, gathered + (self._core.gathered() if any_done else [])
 
     def _steps_until_timeout(self) -> tuple[bool, bool, list[Any]]:
         core = self._core

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nrp_common.errors import CallNotAllowed, EngineFailed, EngineUnavailable
-from nrp_simserver.cores import DataPublisher, EngineProcesses
+from nrp_simserver.cores import DataPublisher, EngineProcesses, number_of_iterations
 from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration, load_configuration
 from nrp_simserver.cores.embedded.engine import Engine, engine_error
 from nrp_simserver.cores.embedded.function_files import load_functions
@@ -132,19 +132,22 @@ class EmbeddedCore:
             Whether the status function reported done in any of them; if so, the trajectory gathered since it last did.
 
         Raises:
-            ValueError: `num_iterations` is not positive.
+            ValueError, TypeError: `num_iterations` is not positive, or no integer.
             EngineFailed, FunctionFailed: an engine or a function raised; nothing but `shutdown` is left.
             CallNotAllowed: it is not initialised, or has failed.
         """
-        if num_iterations < 1:
-            raise ValueError(f"num_iterations has to be at least 1, it is {num_iterations}")
+        number = number_of_iterations(num_iterations)
         loop = self._ready()
         with self._leading_to_stopped:
             self._hand_over(loop)
             done = False
-            for _ in range(num_iterations):
+            for _ in range(number):
                 done |= loop.step()
             return done, self._take_trajectory(loop) if done else []
+
+    def gathered(self) -> list[Any]:
+        """Hand out the trajectory that has been gathered since it was last handed out, without a step."""
+        return self._take_trajectory(self._ready())
 
     def run_until_timeout(self) -> tuple[bool, bool, list[Any]]:
         """Advance until the status function reports done or the timeout is reached: (done, timed out, trajectory).
@@ -231,6 +234,8 @@ class EmbeddedCore:
             raise CallNotAllowed(f"Can't process request: the state is {self._state}")
 
     def _hand_in(self, datapack_name: str, engine_name: str, content: Any) -> None:
+        if not isinstance(datapack_name, str):
+            raise TypeError(f"the name of a datapack is text, not {datapack_name!r}")
         names = [engine.name for engine in self.configuration.engines]
         if engine_name not in names:
             raise ValueError(f"there is no engine {engine_name!r}; engines are: {', '.join(names)}")
@@ -265,9 +270,9 @@ class EmbeddedCore:
 
     def _hand_over(self, loop: Loop) -> None:
         if self._handed_in:
-            for handed_in in self._handed_in:
-                loop.put(*handed_in)
-            self._handed_in = []
+            handed_in, self._handed_in = self._handed_in, []  # first: other threads may hand in more
+            for each in handed_in:
+                loop.put(*each)
 
     def _take_trajectory(self, loop: Loop) -> list[Any]:
         trajectory, loop.trajectory = loop.trajectory, []

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 import nrp_shims
 from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost
+from nrp_simserver.cores import number_of_iterations
 from nrp_simserver.cores.configuration import DEFAULT_FILE, NANOSECONDS, SimulationConfiguration, load_configuration
 from nrp_simserver.cores.embedded.json_values import from_engine
 from nrp_simserver.cores.embedded.proto_files import ProtoFiles
@@ -135,21 +136,20 @@ class NRPCoreSim:
             Whether the status function reported done in any of them; if so, the trajectory gathered since it last did.
 
         Raises:
-            ValueError: `num_iterations` is not positive.
+            ValueError, TypeError: `num_iterations` is not positive, or no integer.
             CoreLost: the program has ended.
             CoreFailed: the simulation failed.
             CallNotAllowed: it is not initialised, or has failed.
         """
-        if num_iterations < 1:
-            raise ValueError(f"num_iterations has to be at least 1, it is {num_iterations}")
+        left = number_of_iterations(num_iterations)
         self._allow("Initialized", "Stopped")
         done, trajectory = False, []
-        while num_iterations:
-            steps = min(num_iterations, self.steps_at_once)
+        while left:
+            steps = min(left, self.steps_at_once)
             response = self._advance(steps)
             done |= response.doneFlag
             trajectory += self._trajectory(response)
-            num_iterations -= steps
+            left -= steps
         return done, trajectory
 
     def run_until_timeout(self) -> tuple[bool, bool, list[Any]]:
