@@ -132,16 +132,23 @@ NESTED = 100_000
     [
         ('{\n"a": 1,\n}', "simulation_config.json is not JSON (Line 3, column 1): "),
         ("", "is not JSON (Line 1, column 1)"),
-        ("[]", "has to contain a JSON object, it contains list"),
+        ("[]", "has to contain a JSON object, it contains a list"),
+        ("null", "has to contain a JSON object, it contains null"),
         ("[" * NESTED, "is nested too deeply"),
+        ('{"Comment": ' + "[" * 5000 + "]" * 5000 + "}", "is nested too deeply"),
+        ('{"SimulationTimeout": ' + "9" * 5000 + "}", "a number has more digits than can be read"),
+        ('{"SimulationTimeout": 1e' + "9" * 30 + "}", "a number has more digits than can be read"),
         ('{"SimulationTimeout": NaN}', "NaN is not allowed"),
         ({}, "EngineConfigs: at least one engine"),
-        ({"EngineConfigs": {}}, "EngineConfigs: has to be a list"),
+        ({"EngineConfigs": {}}, "EngineConfigs: has to be a list (it is an object)"),
         ({"EngineConfigs": ["a"]}, "EngineConfigs.0: has to be an object that describes one engine"),
         ({"EngineConfigs": [{}]}, "EngineConfigs.0.EngineName: is missing; EngineConfigs.0.EngineType: is missing"),
         ({"EngineConfigs": [ENGINE, ENGINE]}, "EngineName 'a' is given twice"),
-        (engine(EngineType="java"), "EngineType 'java' is unknown; allowed are datatransfer_grpc_engine, edlut_grpc"),
-        (engine(EngineType=["python_json"]), "EngineType ['python_json'] is unknown; allowed are"),
+        (
+            engine(EngineType="java"),
+            "EngineConfigs.0.EngineType: has to be one of datatransfer_grpc_engine, edlut_grpc",
+        ),
+        (engine(EngineType=["python_json"]), "EngineConfigs.0.EngineType: has to be text (it is a list)"),
         (engine(EngineName=""), "EngineConfigs.0.EngineName: may not be empty"),
         (engine(EngineName=3), "EngineConfigs.0.EngineName: has to be text (it is 3)"),
         (engine(EngineTimestep="0.1"), 'EngineTimestep: has to be a number of seconds (it is "0.1")'),
@@ -158,6 +165,9 @@ NESTED = 100_000
         ('{"RealTimeFactor": 1e400}', "RealTimeFactor: has to be a number from 0"),
         (engine(EngineEnvParams="A=1"), 'EngineEnvParams: has to be a list of texts "NAME=value"'),
         (engine(EngineEnvParams=["A"]), 'EngineEnvParams: has to be a list of texts "NAME=value"'),
+        (engine(EngineEnvParams=["=1"]), "EngineEnvParams: the names of environment variables are not empty"),
+        (engine(EngineEnvParams={"A=": "1"}), "EngineEnvParams: the names of environment variables are not empty"),
+        (engine(EngineEnvParams=["A=\0"]), "nothing contains a NUL"),
         (engine(PythonFileName="none.py"), "EngineConfigs.0.PythonFileName: the experiment has no file 'none.py'"),
         (engine(PythonFileName="../x.py"), "PythonFileName: '../x.py' is outside of the experiment's folder"),
         (engine(PythonFileName="/etc/passwd"), "PythonFileName: '/etc/passwd' is outside"),
@@ -179,6 +189,9 @@ NESTED = 100_000
         (simulation(SimulationLoop="EventLoop"), 'SimulationLoop: "EventLoop" is not supported; allowed is "FTILoop"'),
         (simulation(DataPackProcessor="cg"), 'DataPackProcessor: "cg" is not supported; allowed is "tf"'),
         (simulation(SimulationTimeout=-1), "SimulationTimeout: has to be a number of seconds from 0"),
+        (simulation(SimulationTimeout=1e-10), "SimulationTimeout: has to be at least a nanosecond (it is 1E-10)"),
+        (simulation(StatusFunction=[]), "StatusFunction: has to be an object (it is a list)"),
+        (function(Name="f", FileName="f.py", IsActive=1), "IsActive: has to be true or false (it is 1)"),
         (simulation(FunctionArgumentsPassingMethod="copy"), "has to be 'value' or 'reference' (it is \"copy\")"),
         (simulation(StatusFunction="f"), 'StatusFunction: has to be an object (it is "f")'),
         (
@@ -212,6 +225,10 @@ def test_a_configuration_that_is_not_text_is_told(tmp_path: Path) -> None:
     (tmp_path / "simulation_config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="is not UTF-8 text"):
         load_configuration(tmp_path)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff" + json.dumps(simulation())).engines[0].name == "a"
 
 
 def test_a_link_out_of_the_experiment_is_refused(tmp_path: Path) -> None:

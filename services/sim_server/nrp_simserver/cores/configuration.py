@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -42,7 +42,10 @@ def _nanoseconds(seconds: object) -> int:
     exact = seconds if isinstance(seconds, Decimal) else Decimal(repr(seconds))
     if not 0 <= exact <= _LONGEST_TIME:
         raise ValueError(f"has to be a number of seconds from 0 to {_LONGEST_TIME}")
-    return int((exact * NANOSECONDS).to_integral_value())
+    nanoseconds = int((exact * NANOSECONDS).to_integral_value())
+    if exact and not nanoseconds:
+        raise ValueError("has to be at least a nanosecond")
+    return nanoseconds
 
 
 def _positive_nanoseconds(seconds: object) -> int:
@@ -70,10 +73,16 @@ RealTimeFactor = Annotated[float, BeforeValidator(_real_time_factor)]
 
 def _environment(variables: object) -> object:
     if isinstance(variables, list) and all(isinstance(entry, str) and "=" in entry for entry in variables):
-        return variables
-    if isinstance(variables, dict) and all(isinstance(value, str) for value in variables.values()):
-        return variables
-    raise ValueError('has to be a list of texts "NAME=value", or an object of texts')
+        names = [entry.split("=", 1)[0] for entry in variables]
+        texts = variables
+    elif isinstance(variables, dict) and all(isinstance(value, str) for value in variables.values()):
+        names = list(variables)
+        texts = [*variables, *variables.values()]
+    else:
+        raise ValueError('has to be a list of texts "NAME=value", or an object of texts')
+    if not all(names) or any("=" in name for name in names) or any("\0" in text for text in texts):
+        raise ValueError("the names of environment variables are not empty, without '=', and nothing contains a NUL")
+    return variables
 
 
 Environment = Annotated[list[str] | dict[str, str], BeforeValidator(_environment)]
@@ -91,7 +100,7 @@ def _variables(environment: list[str] | dict[str, str]) -> dict[str, str]:
 class _Section(BaseModel):
     """A JSON object of the configuration. Fields that it does not know are kept, and reported once as a warning."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, strict=True)
 
 
 class EngineConfiguration(_Section):
@@ -114,6 +123,13 @@ class EngineConfiguration(_Section):
 
     files: ClassVar[tuple[str, ...]] = ()
     """The attributes that name a file of the experiment."""
+
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, engine_type: str) -> str:
+        if engine_type not in ENGINE_TYPES:
+            raise ValueError(f"has to be one of {', '.join(sorted(ENGINE_TYPES))}")
+        return engine_type
 
     @field_validator("extra")
     @classmethod
@@ -222,11 +238,8 @@ def _engine(entry: object) -> EngineConfiguration:
     if not isinstance(entry, Mapping):
         raise ValueError("has to be an object that describes one engine")
     engine_type = entry.get("EngineType")
-    if engine_type is None:
-        return EngineConfiguration.model_validate(entry)
-    if not isinstance(engine_type, str) or engine_type not in ENGINE_TYPES:
-        raise ValueError(f"EngineType {engine_type!r} is unknown; allowed are {', '.join(sorted(ENGINE_TYPES))}")
-    return ENGINE_TYPES[engine_type].model_validate(entry)
+    model = ENGINE_TYPES.get(engine_type) if isinstance(engine_type, str) else None
+    return (model or EngineConfiguration).model_validate(entry)
 
 
 Engine = Annotated[EngineConfiguration, BeforeValidator(_engine)]
@@ -353,6 +366,8 @@ def load_configuration(
         configuration = SimulationConfiguration.model_validate(_with_exact_times_only(tree))
     except ValidationError as error:
         raise ConfigurationError(f"{file}: {_faults(error)}", file=file) from None
+    except RecursionError:
+        raise _nested_too_deeply(file) from None
     _refuse_unsupported(configuration, file)
     try:
         for field, name in _files(configuration):
@@ -398,7 +413,8 @@ def _read(path: Path, file: str) -> dict[str, Any]:
         raise ConfigurationError(f"{file}: {constant} is not allowed in JSON", file=file)
 
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal, parse_constant=no_constant)
+        # With a byte order mark, as editors of other systems put it, for nrp-core reads that.
+        tree = json.loads(path.read_text(encoding="utf-8-sig"), parse_float=Decimal, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         raise ConfigurationError(
             f"{file} is not JSON (Line {error.lineno}, column {error.colno}): {error.msg}", file=file, line=error.lineno
@@ -406,10 +422,24 @@ def _read(path: Path, file: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}", file=file) from None
     except RecursionError:
-        raise ConfigurationError(f"{file} is nested too deeply", file=file) from None
+        raise _nested_too_deeply(file) from None
+    except (ValueError, InvalidOperation):
+        raise ConfigurationError(f"{file}: a number has more digits than can be read", file=file) from None
     if not isinstance(tree, dict):
-        raise ConfigurationError(f"{file} has to contain a JSON object, it contains {type(tree).__name__}", file=file)
+        raise ConfigurationError(f"{file} has to contain a JSON object, it contains {_kind(tree)}", file=file)
     return tree
+
+
+def _nested_too_deeply(file: str) -> ConfigurationError:
+    return ConfigurationError(f"{file} is nested too deeply", file=file)
+
+
+def _kind(value: object) -> str:
+    """What something is called in JSON."""
+    if value is None:
+        return "null"
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    return kinds.get(type(value), "a number")
 
 
 def _override(tree: Any, place: str, value: Any, file: str) -> None:
@@ -480,9 +510,14 @@ def _faults(error: ValidationError) -> str:
             continue
         what = _PLAIN_WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
         what = what.replace("Input should be", "has to be")
-        given = "" if isinstance(fault["input"], dict | list | BaseModel) else f" (it is {_as_written(fault['input'])})"
-        faults.append(f"{place}: {what}{given}" if place else what)
+        faults.append(f"{place}: {what}{_given(fault['input'])}" if place else what)
     return "; ".join(faults)
+
+
+def _given(value: object) -> str:
+    if isinstance(value, BaseModel):
+        return ""
+    return f" (it is {_kind(value) if isinstance(value, dict | list) else _as_written(value)})"
 
 
 def _as_written(value: object) -> str:
