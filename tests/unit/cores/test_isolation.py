@@ -158,6 +158,63 @@ def test_a_package_of_the_experiment_can_be_imported(experiment: Experiment) -> 
     assert seen == [("a", 1), ("b", 1)]
 
 
+def test_files_in_subfolders_import_their_own_neighbours(experiment: Experiment) -> None:
+    for folder in ("left", "right"):
+        (experiment.folder / folder).mkdir()
+        experiment.file(f"{folder}/side.py", f"name = {folder!r}\n")
+    tell = (
+        "from side import name\n\nclass Script(EngineScript):\n    def runLoop(self, _):\n        seen.append(name)\n"
+    )
+    function = "from side import name\n@TransceiverFunction('left/a')\ndef f():\n    seen.append('function ' + name)\n"
+    experiment.engine("left/a", tell).engine("right/b", tell).function("right/f", function).started().run_loop()
+    assert seen == ["function right", "left", "right"]
+
+
+def test_an_engine_extends_the_path_of_imports_for_itself_only(experiment: Experiment) -> None:
+    for folder in ("one", "two"):
+        (experiment.folder / folder).mkdir()
+        experiment.file(f"{folder}/parts.py", f"name = {folder!r}\n")
+    source = """
+    import sys
+    sys.path.insert(0, "{folder}")
+
+    class Script(EngineScript):
+        def runLoop(self, timestep_ns):
+            import parts
+            seen.append(parts.name)
+    """
+    experiment.engine("a", source.format(folder="one")).engine("b", source.format(folder="two"))
+    core = experiment.started()
+    core.run_loop(2)
+    core.shutdown()
+    assert seen == ["one", "two"] * 2
+    assert not {"one", "two"} & set(sys.path)
+
+
+def test_an_engine_that_changes_its_working_directory_does_it_for_itself_only(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (experiment.folder / "data").mkdir()
+    source = """
+    import os
+
+    class Script(EngineScript):
+        def initialize(self):
+            {change}
+
+        def runLoop(self, timestep_ns):
+            seen.append((self._name, os.path.basename(os.getcwd())))
+    """
+    moves, stays = source.format(change='os.chdir("data")'), source.format(change="pass")
+    function = "import os\n@TransceiverFunction('b')\ndef f():\n    seen.append(os.path.basename(os.getcwd()))\n"
+    home = experiment.folder.name
+    monkeypatch.chdir(experiment.folder.parent)
+    core = experiment.engine("a", moves).engine("b", stays).function("f", function).started()
+    core.run_loop(2)
+    assert seen == [home, ("a", "data"), ("b", home)] * 2
+    assert Path.cwd() == experiment.folder.parent
+
+
 def test_nothing_of_an_experiment_is_left_behind(experiment: Experiment) -> None:
     experiment.file("shared.py", "owner = []\n").engine("a", NEIGHBOURLY.format(more=""))
     path, modules, folder = sys.path[:], set(sys.modules), Path.cwd()

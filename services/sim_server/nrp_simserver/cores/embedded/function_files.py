@@ -10,6 +10,7 @@ from types import ModuleType
 from nrp_common.errors import FunctionFailed
 from nrp_simserver.cores.configuration import FunctionConfiguration, SimulationConfiguration
 from nrp_simserver.cores.embedded.functions import Function, declarations, function_error, misuse, start_declarations
+from nrp_simserver.cores.embedded.surroundings import import_from_beside
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def _load(entry: FunctionConfiguration, folder: Path, module: ModuleType, kinds:
     placeholder = Function("transceiver", "", load_functions, name=entry.name, file=entry.file)
     start_declarations()
     module.__file__ = str(path)
+    import_from_beside(path)
     try:
         code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  the experiment's own code, which its owner asked to be run

@@ -1,8 +1,9 @@
 """What an engine would have for itself if it were a process of its own, kept apart for engines that share one process.
 
 Originally every engine was a process. Here each is an `Occupant` of this one: before its code runs, the process is made
-to look as that occupant left it: the modules that it imported from the experiment's folder, and the global random
-generators. All functions together are one occupant, and so is whoever uses the core from outside.
+to look as that occupant left it: the modules that it imported from the experiment's folder, where it looks for others,
+its working directory, and the global random generators. All functions together are one occupant, and so is whoever uses
+the core from outside.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ _SCRIPT = "nrp_engine_"
 class Occupant:
     """An engine, all functions together, or the outside: code that must not notice the others.
 
+    Args:
+        folder: its working directory at first.
+        path: its `sys.path`.
+
     Attributes:
         modules: what it imported from the experiment's folder, by name.
         generators: the states of the random generators that it has used.
     """
 
-    __slots__ = ("generators", "modules")
+    __slots__ = ("folder", "generators", "modules", "path")
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str, path: list[str]) -> None:
+        self.folder = folder
+        self.path = path
         self.modules: dict[str, ModuleType] = {}
         self.generators: States = {}
 
@@ -48,10 +55,11 @@ class Surroundings:
         self._folder = str(folder)
         self._root = str(folder) + os.sep
         self._paths = [str(folder), str(nrp_shims.PATH)]
-        self._outside = Occupant()
+        self._outside = Occupant(self._folder, sys.path)
         self._inside: list[Occupant] = []
         self._generators: list[Generator] = []
         self._generators_in_use = False
+        self._places_differ = False
         self._present = self._outside
         self._known_modules = 0
         self._shared_modules: set[str] = set()
@@ -60,6 +68,8 @@ class Surroundings:
     def open(self) -> None:
         """Let the experiment's files and the packages that they expect be imported."""
         sys.path[:0] = self._paths
+        self._outside.path = sys.path
+        self._places_differ = True
         importlib.invalidate_caches()
         self._note_modules()
         self._generators.insert(0, StandardGenerator())
@@ -67,12 +77,18 @@ class Surroundings:
         self._generators_in_use = True
 
     def settle(self) -> None:
-        """After initialisation: from here on generators that no occupant used are not handed over, only watched."""
+        """After initialisation: from here on what is the same for all occupants is not handed over any more.
+
+        Generators are still watched. Who begins to change its working directory or `sys.path` later does it for all.
+        """
         self._generators_in_use = any(occupant.generators for occupant in self._inside)
+        self._places_differ = any(
+            occupant.folder != self._folder or occupant.path != self._outside.path for occupant in self._inside
+        )
 
     def occupant(self) -> Occupant:
         """A new occupant."""
-        occupant = Occupant()
+        occupant = Occupant(self._folder, self._outside.path.copy())
         self._inside.append(occupant)
         return occupant
 
@@ -110,6 +126,11 @@ class Surroundings:
                 sys.modules.pop(name, None)
             sys.modules.update(occupant.modules)
             self._known_modules = len(sys.modules)
+        if self._places_differ:
+            present.folder, present.path = os.getcwd(), sys.path  # noqa: PTH109
+            if occupant.folder != present.folder:
+                os.chdir(occupant.folder)
+            sys.path = occupant.path
         for generator in self._generators:
             if self._generators_in_use or generator.word.raw != generator.mark:
                 self._generators_in_use = True
@@ -135,6 +156,13 @@ class Surroundings:
         return isinstance(location, str) and location.startswith(self._root) and "site-packages" not in location
 
 
+def import_from_beside(file: Path) -> None:
+    """Let a file in a subfolder of the experiment import its neighbours, too; modules of the same name come first."""
+    folder = str(file.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
 def load_script(folder: Path, file: str, engine: str) -> ModuleType:
     """Run the Python file of an engine as a module.
 
@@ -147,5 +175,6 @@ def load_script(folder: Path, file: str, engine: str) -> ModuleType:
         raise EngineFailed(f"{file} is not a Python file", file=file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    import_from_beside(folder / file)
     spec.loader.exec_module(module)
     return module
