@@ -209,6 +209,19 @@ def test_stopped_it_shuts_down_and_leaves_the_final_word_to_its_launcher(servers
     assert "the engine is shut down" in simulation.log
 
 
+def test_an_engine_that_fails_in_shutting_down_is_reported_and_stopped_all_the_same(servers: SimulationServers) -> None:
+    broken = ENGINE.replace('print("the engine is shut down")', 'raise ValueError("not like this")')
+    simulation = servers.paused(engine=broken)
+    simulation.command("stopped")
+    simulation.await_end()
+    assert simulation.journal.stopping
+    (error,) = simulation.errors
+    assert error["msg"] == "ValueError in engine.py (Line 16): not like this"
+    assert (error["fileName"], error["line_number"]) == ("engine.py", 16)
+    assert error["line_text"] == 'raise ValueError("not like this")'
+    assert 'raise ValueError("not like this")' in simulation.log
+
+
 def test_stop_wakes_a_script_waiting_in_pause(servers: SimulationServers) -> None:
     simulation = servers.started()
     wait_until(lambda: simulation_time(simulation) > 0)

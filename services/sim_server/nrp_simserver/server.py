@@ -217,18 +217,7 @@ class SimulationServer:
     def _end(self, error: BaseException | None) -> int:
         """Shut everything down and say goodbye: after a stop, or because of `error`. Returns the exit status."""
         self._is_over.set()
-        reason = None
-        if error is not None:
-            print_traceback(error, self._folder.experiment)
-            report = error_report(
-                error,
-                experiment=self._folder.experiment,
-                main_script=self._setup.main_script,
-                simulation_id=self._setup.simulation_id,
-                while_loading=self._lifecycle.current is SimulationState.CREATED,
-            )
-            reason = report.msg
-            self._notifier.runtime_error(report)
+        reason = None if error is None else self._tell(error)
         with self._lifecycle.lock:
             self._gate.end(SimulationStopped)
             self._clock.pause()
@@ -240,14 +229,27 @@ class SimulationServer:
         if self._core is not None:
             try:
                 self._core.shutdown()
-            except BaseException:  # an engine may call sys.exit()
-                log.exception("Shutting the engines down failed")
+            except BaseException as failure:  # noqa: BLE001  an engine may call sys.exit()
+                self._tell(failure)
         self._relay.close()
         self._external_processes.end()
         self._notifier.progress_done(SHUTTING_DOWN)
         self._notifier.disappear()
         self._bus.close(linger_s=LINGER_S)
         return 1 if error is not None else 0
+
+    def _tell(self, error: BaseException) -> str:
+        """Write an error to the log and publish it; returns what it says."""
+        print_traceback(error, self._folder.experiment)
+        report = error_report(
+            error,
+            experiment=self._folder.experiment,
+            main_script=self._setup.main_script,
+            simulation_id=self._setup.simulation_id,
+            while_loading=self._lifecycle.current is SimulationState.CREATED,
+        )
+        self._notifier.runtime_error(report)
+        return report.msg
 
     def _end_on_top_of_the_script(self) -> NoReturn:
         is_reset = self._gate.ending is SimulationReset
