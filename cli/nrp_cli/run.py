@@ -76,11 +76,11 @@ def run(
     end_on_sigterm()
     folder = folder.resolve()
     if local:
-        from nrp_cli.local import run_locally  # the services have the cores, this process does not need them else
+        # The services have the cores, this process does not need them else.
+        from nrp_cli.local import run_locally
+        from nrp_simserver.processes import leave
 
-        if status := run_locally(folder, configuration, main_script, realtime_factor, timeout, as_json):
-            raise typer.Exit(status)
-        return
+        leave(run_locally(folder, configuration, main_script, realtime_factor, timeout, as_json))
     target = _writable(output or folder)
     with _gateway(url, token, checked_broker(broker)) as client:
         experiment = client.import_experiment(folder, name or folder.name)

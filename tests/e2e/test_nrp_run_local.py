@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nrp_simserver import processes
 from tests.e2e.conftest import EXAMPLES, NRP
 
 
@@ -74,3 +76,22 @@ def test_an_interrupted_run_shuts_its_engines_down_and_exits_with_130(folder: Pa
     output, _ = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "engines ended" in output
+
+
+LEAVES_THINGS_RUNNING = """
+import atexit, subprocess, threading, time
+atexit.register(lambda: print("said goodbye", flush=True))
+threading.Thread(target=time.sleep, args=[600]).start()
+program = subprocess.Popen(["sleep", "600"])
+daemon = subprocess.check_output(["sh", "-c", "setsid sleep 600 >/dev/null & echo $!"], text=True)
+print("left:", program.pid, daemon, flush=True)
+"""
+
+
+def test_what_a_script_leaves_running_ends_with_the_run(folder: Path) -> None:
+    (folder / "main_script.py").write_text(LEAVES_THINGS_RUNNING)
+    ended = run_local(folder)
+    assert ended.returncode == 0, ended.stderr
+    assert "said goodbye" in ended.stdout
+    (left,) = re.findall(r"left: (\d+) (\d+)", ended.stdout)
+    assert [pid for pid in map(int, left) if not processes.has_ended(pid)] == []

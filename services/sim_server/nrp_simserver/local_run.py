@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from pathlib import Path
 
-from nrp_simserver import surroundings
+from nrp_simserver import processes, surroundings
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper
 from nrp_simserver.cores.configuration import load_configuration, real_time_factor_override
@@ -50,12 +52,16 @@ class LocalRun:
     def run(self) -> None:
         """Initialise, execute the main script to its end, shut down.
 
+        When this process ends, so does whatever the experiment has started and left running.
+
         Raises:
             Exception: whatever failed; `nrp_simserver.error_report` tells where.
         """
         configuration = load_configuration(self._folder, self._configuration_file, self._overrides)
         script = MainScript.load(self._folder, self._main_script)
         surroundings.work_in(self._folder)
+        processes.adopt_orphans()
+        atexit.register(_leave_nothing_running)  # before those of the experiment, so that it is called after them
         external_processes = ExternalProcesses()
         core = create_core(configuration, self._folder, self._kind, config_file=self._configuration_file)
         gate = Gate()
@@ -72,3 +78,8 @@ class LocalRun:
             self.clock.pause()
             core.shutdown()
             external_processes.end()
+
+
+def _leave_nothing_running() -> None:
+    own = os.getpid()
+    processes.end_all(lambda: [pid for pid in processes.descendants(own) if not processes.has_ended(pid)])

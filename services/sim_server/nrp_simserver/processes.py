@@ -140,17 +140,18 @@ def left_behind(
     """
     return [
         pid
-        for pid in _descendants(spawner, besides)
+        for pid in descendants(spawner, besides)
         if not has_ended(pid)
         and (_session(pid) == server or mark_of(pid) == incarnation or _works_in(pid, folder.resolve()))
     ]
 
 
-def _descendants(pid: int, besides: Collection[int] = ()) -> Iterator[int]:
+def descendants(pid: int, besides: Collection[int] = ()) -> Iterator[int]:
+    """The ids of a process's children and theirs, without those of `besides`."""
     for child in children(pid):
         if child not in besides:
             yield child
-            yield from _descendants(child)
+            yield from descendants(child)
 
 
 def children(pid: int) -> list[int]:
