@@ -444,8 +444,10 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
 def test_data_that_cannot_be_sent_names_the_engine_and_the_datapack(value: str, experiment: Experiment) -> None:
     source = ENGINE.replace('{"steps": 0}', f'{{"steps": {value}}}')
     core = experiment.engine("a", source).function("forward", forward("a", "a")).core()
-    with pytest.raises(EngineFailed, match="engine 'a': datapack 'out' cannot be sent: "):
+    with pytest.raises(EngineFailed, match="engine 'a': datapack 'out' cannot be sent: ") as failure:
         core.initialize()
+    place = locate(failure.value, experiment.folder)
+    assert (place.error, place.file) == (failure.value, "a.py")
 
 
 @pytest.mark.parametrize(

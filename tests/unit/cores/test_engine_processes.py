@@ -354,6 +354,15 @@ def test_an_error_is_of_the_same_kind_as_in_the_simulations_process(fault: str, 
     assert reports[0] == reports[1]
 
 
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "GeneratorExit"])
+def test_what_is_no_exception_has_its_place_too(raised: str, experiment: Experiment) -> None:
+    source = f"class Script(EngineScript):\n    def runLoop(self, _):\n        raise {raised}\n"
+    core = experiment.engine("a", source, **APART).started()
+    with pytest.raises(EngineFailed, match=rf"{raised} in a\.py \(Line 5\)"):
+        core.run_loop(2)
+    core.shutdown()
+
+
 def test_wrong_syntax_has_its_place(experiment: Experiment) -> None:
     experiment.engine("a", "class Script(EngineScript):\n    def runLoop(self: pass\n", **APART)
     core = experiment.core()

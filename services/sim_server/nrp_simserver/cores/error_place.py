@@ -70,7 +70,8 @@ def locate(error: BaseException, folder: Path) -> ErrorPlace:
         if place is not None:
             return place
     if isinstance(error, ExperimentError) and error.file:
-        return ErrorPlace(chain[0], error.file, error.line)
+        # Wrong syntax is the author's; of anything else the core says more than what it wrapped.
+        return ErrorPlace(chain[0] if isinstance(chain[0], SyntaxError) else error, error.file, error.line)
     return ErrorPlace(error)
 
 

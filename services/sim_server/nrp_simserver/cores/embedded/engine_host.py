@@ -161,7 +161,7 @@ def _carry_out(request: Request, engine: Engine[Any]) -> Mapping[str, Any]:
 def _attempt(request: Request, engine: Engine[Any]) -> Answer:
     try:
         return None, _carry_out(request, engine)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  handed over to the simulation's process
+    except BaseException as error:  # noqa: BLE001  here only the engine raises, and the simulation's process is told
         return _fault(engine, error), {}
 
 
