@@ -83,6 +83,11 @@ def test_a_function_that_is_not_active_does_not_run(experiment: Experiment) -> N
     assert [name for name, *_ in seen] == ["a"]
 
 
+def test_a_status_function_that_is_not_active_does_not_run(experiment: Experiment) -> None:
+    status = {"Name": "status", "FileName": "missing.py", "IsActive": False}
+    assert experiment.engine("a").started(StatusFunction=status).run_loop() == (False, [])
+
+
 def test_preprocessing_functions_come_before_all_transceiver_functions(experiment: Experiment) -> None:
     preprocessing = tell("prepare", "b").replace("TransceiverFunction", "PreprocessingFunction")
     experiment.engine("a").engine("b").function("tell", tell("tell", "a")).function("prepare", preprocessing)

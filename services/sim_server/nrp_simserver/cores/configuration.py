@@ -545,7 +545,7 @@ def _files(configuration: SimulationConfiguration) -> Iterator[tuple[str, str]]:
     for index, function in enumerate(configuration.functions):
         if function.active:
             yield f"DataPackProcessingFunctions.{index}.FileName", function.file
-    if configuration.status_function is not None:
+    if configuration.status_function is not None and configuration.status_function.active:
         yield "StatusFunction.FileName", configuration.status_function.file
 
 

@@ -31,7 +31,7 @@ def load_functions(configuration: SimulationConfiguration, folder: Path) -> list
         for entry in configuration.functions
         if entry.active
     ]
-    if configuration.status_function is not None:
+    if configuration.status_function is not None and configuration.status_function.active:
         functions.append(_load(configuration.status_function, folder, module, ("status",)))
     return functions
 
