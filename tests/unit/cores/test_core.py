@@ -440,6 +440,23 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
         EmbeddedCore(tmp_path, "other.json")
 
 
+def test_an_error_that_data_of_an_engine_raises_when_it_is_read_has_its_place(experiment: Experiment) -> None:
+    source = """
+    class Treacherous(dict):
+        def __len__(self):
+            return 1
+        def __iter__(self):
+            raise LookupError("never ask")
+        keys = __iter__
+
+    """
+    source += ENGINE.replace("\n", "\n    ").replace('{"steps": self.steps}', "Treacherous()")
+    core = experiment.engine("a", source).function("forward", forward("a", "a")).started()
+    core.run_loop()
+    with pytest.raises(EngineFailed, match=r"LookupError in a\.py \(Line 8\): never ask"):
+        core.run_loop()
+
+
 @pytest.mark.parametrize("value", ["object()", "self.__dict__"])  # which contains itself
 def test_data_that_cannot_be_sent_names_the_engine_and_the_datapack(value: str, experiment: Experiment) -> None:
     source = ENGINE.replace('{"steps": 0}', f'{{"steps": {value}}}')

@@ -115,7 +115,12 @@ def test_the_same_seed_gives_the_same_spikes(brain: Experiment, cores: list[Embe
 
 
 @pytest.mark.parametrize(
-    ("payload", "words"), [("text", "a dict, or a list"), ([{"I_e": 1.0}], "2 nodes and is sent 1"), ({"x": 1}, "x")]
+    ("payload", "words"),
+    [
+        ("text", "a dict, or a list"),
+        ([{"I_e": 1.0}], "2 nodes and is sent 1"),
+        ({"x": 1}, "'neurons' cannot be set: .*x"),
+    ],
 )
 def test_what_the_nodes_cannot_be_set_to_is_refused(
     brain: Experiment, cores: list[EmbeddedCore], payload: Any, words: str

@@ -89,11 +89,13 @@ class Loop:
 
     def observations(self) -> list[Any]:
         """What the functions ask of the engines, as these hold it now: engines as configured, datapacks by name."""
-        return [
-            member.engine.get_datapack(name).sent()
-            for member in self._order
-            for name, _ in self._wanted[member.engine.name]
-        ]
+        observed: list[Any] = []
+        for engine, _, _ in self._order:
+            try:
+                observed += [engine.get_datapack(name).sent() for name, _ in self._wanted[engine.name]]
+            except (Exception, SystemExit) as error:
+                raise engine_error(engine, error) from error
+        return observed
 
     def put(self, engine: str, name: str, content: Any) -> None:
         """Let data wait for the next start of its engine; it replaces what waits under this name."""
@@ -137,10 +139,13 @@ class Loop:
                 self._turn(member, member.engine.complete_step)
         iteration = clock.iteration
         for engine, wanted in plan.fetches:
-            for name, entry in wanted:
-                entry.datapack = engine.get_datapack(name)
-                entry.iteration = iteration
-                entry.preprocessed = False
+            try:
+                for name, entry in wanted:
+                    entry.datapack = engine.get_datapack(name)
+                    entry.iteration = iteration
+                    entry.preprocessed = False
+            except (Exception, SystemExit) as error:
+                raise engine_error(engine, error) from error
         done = self._run_functions(plan)
         switch = self._surroundings.switch
         for engine, occupant, waiting in plan.to_start:

@@ -89,7 +89,8 @@ class NestEngine(Engine[NestConfiguration]):
         """Set the nodes' parameters.
 
         Raises:
-            EngineFailed: there are no such nodes, or the data is neither a dict nor a list of one dict a node.
+            EngineFailed: there are no such nodes, or the data is neither a dict nor a list of one dict a node, or not
+                what they take.
         """
         for name, content in datapacks.items():
             nodes = self._registered(name)
@@ -103,7 +104,10 @@ class NestEngine(Engine[NestConfiguration]):
                     f"engine {self.name!r}: datapack {name!r} stands for {len(nodes)} nodes and is sent"
                     f" {len(content)} dicts"
                 )
-            nodes.set(content)
+            try:
+                nodes.set(content)
+            except Exception as error:
+                raise EngineFailed(f"engine {self.name!r}: datapack {name!r} cannot be set: {error}") from error
 
     def reset(self) -> None:
         """Build the network anew."""
