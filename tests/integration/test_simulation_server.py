@@ -193,6 +193,15 @@ def test_a_reset_that_fails_fails_the_simulation(servers: SimulationServers) -> 
     simulation.await_failure()
 
 
+@pytest.mark.parametrize("words", ["'x' * 3_000_000", "'\\udcff'"])
+def test_whatever_an_error_says_it_is_told(words: str, servers: SimulationServers) -> None:
+    simulation = servers.started(f"raise ValueError({words})")
+    simulation.await_failure()
+    (error,) = simulation.errors
+    assert error["msg"].startswith("ValueError in main script (Line 1): ")
+    assert len(error["msg"]) < 5_000
+
+
 @pytest.mark.parametrize("when", ["paused", "started", "completed"])
 def test_stopped_it_shuts_down_and_leaves_the_final_word_to_its_launcher(servers: SimulationServers, when: str) -> None:
     simulation = servers.paused("nrp.run_loop()" if when == "completed" else TO_THE_TIMEOUT)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nrp_common.errors import NRPError
 from nrp_common.messages import ErrorType, RuntimeErrorReport
-from nrp_simserver.cores.error_place import FOUND_BY_COMPILERS, locate, own_traceback
+from nrp_simserver.cores.error_place import FOUND_BY_COMPILERS, locate, own_traceback, presentable
 
 
 def error_report(
@@ -48,7 +48,8 @@ def error_report(
                 "line_text": report.line_text or _line_of(experiment / file, line),
             }
         )
-    return report
+    texts = {field: presentable(getattr(report, field)) for field in ("msg", "file_name", "line_text")}
+    return report.model_copy(update=texts)
 
 
 def print_traceback(error: BaseException, experiment: Path) -> None:

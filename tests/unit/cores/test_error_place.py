@@ -140,3 +140,15 @@ def test_a_file_that_python_will_not_even_parse_is_named_and_its_syntax_at_fault
     except ExperimentError as error:
         place = locate(error, tmp_path)
     assert place.describe() == "SyntaxError in engine.py: source code string cannot contain null bytes"
+
+
+def test_what_says_a_whole_array_is_told_shortened(tmp_path: Path) -> None:
+    told = place_of(tmp_path, "raise ValueError('x' * 1_000_000)\n").describe()
+    assert len(told) < 5_000
+    assert told.endswith("xxx ... (of 1000000 characters)")
+
+
+def test_what_is_no_valid_unicode_is_told_all_the_same(tmp_path: Path) -> None:
+    told = place_of(tmp_path, "raise FileNotFoundError('no file \\udcff.csv')\n").describe()
+    assert told == "FileNotFoundError in script.py (Line 1): no file \\udcff.csv"
+    assert told.encode()

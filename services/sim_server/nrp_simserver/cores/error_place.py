@@ -14,6 +14,9 @@ from nrp_common.errors import EngineFailed, ExperimentError, FunctionFailed, NRP
 FOUND_BY_COMPILERS = (SyntaxError, NameError, ImportError)
 """What other languages' compilers find before a program runs."""
 
+_LONGEST = 4_000
+"""Characters of what an exception says, and of a line. Some say a whole array, which no bus would carry."""
+
 _PLACE = "_nrp_place"
 """The attribute of an exception that was brought here from another process."""
 
@@ -78,9 +81,17 @@ def locate(error: BaseException, folder: Path) -> ErrorPlace:
 def words_of(error: BaseException) -> str:
     """What an exception says, whatever the class of the user's does when it is asked."""
     try:
-        return (error.msg or "") if isinstance(error, SyntaxError) else str(error)
+        words = (error.msg or "") if isinstance(error, SyntaxError) else str(error)
     except Exception:  # noqa: BLE001
         return "<exception str() failed>"  # as Python's own tracebacks put it
+    return presentable(words)
+
+
+def presentable(text: str) -> str:
+    """Text as it can be told to anybody: no longer than `_LONGEST` and a few words, and valid Unicode."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]} ... (of {len(text)} characters)"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def own_traceback(error: BaseException, folder: Path) -> str:
