@@ -55,7 +55,7 @@ class Client:
 
     def __init__(self, name: str, url: str, history: History, token: str) -> None:
         self.name = name
-        self._url = url
+        self.url = url
         self._history = history
         self._headers = {"Authorization": f"Bearer {token}"}
 
@@ -63,7 +63,7 @@ class Client:
         asked_at = time.time()
         try:
             # A session each: none outlives a gateway that is killed.
-            response = requests.request(method, self._url + path, json=body, headers=self._headers, timeout=60)
+            response = requests.request(method, self.url + path, json=body, headers=self._headers, timeout=60)
             status, said = response.status_code, response.json() if response.content else None
         except (requests.ConnectionError, requests.ReadTimeout, requests.exceptions.JSONDecodeError) as error:
             status, said = 0, str(error)

@@ -84,6 +84,7 @@ class Lab:
         capacity: how many simulations each launcher takes.
         catalogue_url: of the gateways; an SQLite file when not given.
         remembering: whether the broker keeps what is retained when it is restarted.
+        proxied: whether there are proxies between the services, the broker and the storage.
         settings: of all services, beyond what they need.
 
     Attributes:
@@ -99,6 +100,7 @@ class Lab:
         capacity: int = 20,
         catalogue_url: str = "",
         remembering: bool = False,
+        proxied: bool = True,
         settings: dict[str, object] | None = None,
     ) -> None:
         self._folder = folder
@@ -119,7 +121,13 @@ class Lab:
         self.launchers: list[Service] = []
         self.clients: list[Client] = []
         self._capacity = capacity
-        common = {"mqtt_prefix": uuid.uuid4().hex[:8], "secret_key": SECRET, **(settings or {})}
+        self._proxied = proxied
+        common = {
+            "mqtt_prefix": uuid.uuid4().hex[:8],
+            "secret_key": SECRET,
+            "status_interval_s": 0.5,
+            **(settings or {}),
+        }
         self.prefix = str(common["mqtt_prefix"])
         for number in range(gateways):
             name = f"gateway {number}"
@@ -130,16 +138,22 @@ class Lab:
             self.gateways.append(self._service(name, "gateway", {**common, **own}))
             self.clients.append(Client(name, f"http://127.0.0.1:{port}", self.history, StorageServer.TOKEN))
         for number in range(launchers):
-            own = {"launcher_name": f"launcher_{number}", "capacity": capacity, "status_interval_s": 0.5}
+            own = {
+                "launcher_name": f"launcher_{number}",
+                "capacity": capacity,
+            }
             self.launchers.append(self._service(f"launcher {number}", "launcher", {**common, **own}))
 
     def _service(self, name: str, kind: str, settings: dict[str, object]) -> Service:
-        broker = self.proxies[name, "broker"] = TcpProxy(self.broker.address.host, self.broker.address.port)
-        storage = self.proxies[name, "storage"] = TcpProxy("127.0.0.1", int(self.storage.url.rpartition(":")[2]))
+        broker_port, storage_port = self.broker.address.port, int(self.storage.url.rpartition(":")[2])
+        if self._proxied:
+            broker = self.proxies[name, "broker"] = TcpProxy("127.0.0.1", broker_port)
+            storage = self.proxies[name, "storage"] = TcpProxy("127.0.0.1", storage_port)
+            broker_port, storage_port = broker.port, storage.port
         data = self._folder / name.replace(" ", "_")
         where = {
-            "mqtt_broker_address": f"127.0.0.1:{broker.port}",
-            "storage_url": f"http://127.0.0.1:{storage.port}",
+            "mqtt_broker_address": f"127.0.0.1:{broker_port}",
+            "storage_url": f"http://127.0.0.1:{storage_port}",
             "data_directory": data,
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("NRP_", "STORAGE_"))}
@@ -166,8 +180,8 @@ class Lab:
 
     def _is_ready(self, client: Client) -> bool:
         with suppress(requests.RequestException):
-            answer = requests.get(f"{client._url}/ready", timeout=5)
-            present = [bool(self._presence_of(service).get("online")) for service in self.launchers]
+            answer = requests.get(f"{client.url}/ready", timeout=5)
+            present = [bool(self.presence_of(service).get("online")) for service in self.launchers]
             return answer.ok and all(present)
         return False
 
@@ -283,7 +297,7 @@ class Lab:
             data = service.log.parent
             for folder in ("simulations", "spool"):
                 found += [f"{path} is left" for path in (data / folder).glob("*")]
-            presence = self._presence_of(service)
+            presence = self.presence_of(service)
             if presence.get("running"):
                 found.append(f"{service.name} says that it runs {presence['running']}")
         ended = [each for each in self.ids() if self.history.lifecycle().get(each)]
@@ -294,7 +308,7 @@ class Lab:
                 found.append(f"{simulation_id}: its logs are stored {len(archives)} times")
         return found
 
-    def _presence_of(self, service: Service) -> dict[str, Any]:
+    def presence_of(self, service: Service) -> dict[str, Any]:
         name = service._environment["NRP_LAUNCHER_NAME"]
         told = [seen.json for seen in self.wire.on(f"{self.prefix}/nrp_launcher/{name}/presence") if seen.payload]
         return dict(told[-1]) if told else {}

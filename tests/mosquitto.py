@@ -50,6 +50,11 @@ class Mosquitto:
     def is_running(self) -> bool:
         return self._process is not None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, signal_number: int = signal.SIGKILL) -> None:
         """Go away; what it was not told to write down it forgets."""
         if self._process is not None:
