@@ -1,4 +1,4 @@
-"""nest_json engines: a real NEST in this process."""
+"""What engines have in common that are a network in NEST: nest_json, in this process, and nest_server, in its own."""
 
 from __future__ import annotations
 
@@ -42,11 +42,19 @@ def cores() -> Iterator[list[EmbeddedCore]]:
 
 
 @pytest.fixture
-def brain(experiment: Experiment) -> Experiment:
+def brain(experiment: Experiment, engine_type: str) -> Experiment:
     experiment.file("network.py", NETWORK)
-    entry = {"EngineName": "brain", "EngineType": "nest_json", "NestInitFileName": "network.py", "EngineTimestep": 0.02}
+    entry = {"EngineName": "brain", "EngineType": engine_type, "NestInitFileName": "network.py", "EngineTimestep": 0.02}
     experiment.configuration["EngineConfigs"] = [entry]
     return experiment
+
+
+@pytest.fixture(params=["nest_json", "nest_server"])
+def engine_type(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+in_process = pytest.mark.parametrize("engine_type", ["nest_json"])
 
 
 def started(experiment: Experiment, cores: list[EmbeddedCore], **fields: Any) -> EmbeddedCore:
@@ -131,6 +139,24 @@ def test_what_the_nodes_cannot_be_set_to_is_refused(
         core.run_loop(1)
 
 
+def test_connections_are_set_as_nodes_are(brain: Experiment, cores: list[EmbeddedCore]) -> None:
+    brain.file("network.py", NETWORK, 'RegisterDataPack("synapses", nest.GetConnections())\n')
+    brain.function(
+        "watch",
+        """
+        @EngineDataPack(keyword="synapses", id=DataPackIdentifier("synapses", "brain"))
+        @TransceiverFunction("brain")
+        def watch(synapses):
+            seen.append([synapse["weight"] for synapse in synapses.data])
+            return []
+        """,
+    )
+    core = started(brain, cores)
+    core.set_json_datapack("synapses", "brain", [{"weight": 2.0}, {"weight": 3.0}])
+    core.run_loop(2)
+    assert seen == [[1.0, 1.0], [2.0, 3.0]]
+
+
 def test_a_datapack_that_is_not_registered_is_named(brain: Experiment, cores: list[EmbeddedCore]) -> None:
     core = started(brain, cores)
     core.set_json_datapack("muscles", "brain", {"I_e": 1.0})
@@ -144,6 +170,7 @@ def test_a_datapack_registered_twice_is_an_error_with_its_place(brain: Experimen
         started(brain, cores)
 
 
+@in_process
 def test_a_second_nest_in_one_process_is_refused(brain: Experiment, cores: list[EmbeddedCore]) -> None:
     first = brain.configuration["EngineConfigs"][0]
     here = {"EngineExtraConfigs": {"OwnProcess": False}}
@@ -152,6 +179,7 @@ def test_a_second_nest_in_one_process_is_refused(brain: Experiment, cores: list[
         started(brain, cores)
 
 
+@in_process
 def test_another_experiment_finds_an_empty_kernel(brain: Experiment, cores: list[EmbeddedCore]) -> None:
     started(brain, cores).shutdown()
     import nest
@@ -159,6 +187,7 @@ def test_another_experiment_finds_an_empty_kernel(brain: Experiment, cores: list
     assert nest.network_size == 0
 
 
+@in_process
 def test_without_nest_the_extra_is_named(brain: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(NestEngine, "missing", classmethod(lambda *_: "the package nest-simulator"))
     with pytest.raises(EngineUnavailable, match=r"'brain' is of type nest_json: it needs the package nest-simulator"):

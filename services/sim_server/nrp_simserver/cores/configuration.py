@@ -184,10 +184,10 @@ class NestConfiguration(EngineConfiguration):
 
 
 class NestServerConfiguration(NestConfiguration):
-    """NEST Server: nest_server."""
+    """NEST Server: nest_server. Without a host the engine starts one of its own."""
 
     host: str = Field("", alias="NestServerHost")
-    port: int = Field(0, alias="NestServerPort")
+    port: int = Field(0, alias="NestServerPort", ge=0, le=65535)
 
 
 class Dump(_Section):

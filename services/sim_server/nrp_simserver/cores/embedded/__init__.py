@@ -15,6 +15,7 @@ A library of its own:
 from nrp_simserver.cores.embedded import (  # noqa: F401  these are the engine types it can run
     data_transfer,
     nest,
+    nest_server,
     py_sim,
     python_grpc,
     python_json,

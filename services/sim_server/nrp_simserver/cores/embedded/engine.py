@@ -35,6 +35,9 @@ class Engine(ABC, Generic[Configuration]):
     runs_here_only: ClassVar[bool] = False
     """Whether it cannot run in a process of its own."""
 
+    runs_elsewhere: ClassVar[bool] = False
+    """Whether it only drives a process that there is anyway; then it sees to EngineEnvParams and such by itself."""
+
     once_a_process: ClassVar[str] = ""
     """The simulator of which there can be one a process, "" when there is none."""
 

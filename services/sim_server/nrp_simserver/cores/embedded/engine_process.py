@@ -136,7 +136,7 @@ class EngineProcess:
         self._is_initialised |= fault is None
         self._asked = None
         if fault is not None:
-            raise _failure(Fault(*fault))
+            raise failure(Fault(*fault))
         return dict(datapacks)
 
     def end(self, patience_s: float) -> None:
@@ -287,8 +287,8 @@ def _fork(engine: Engine[Any], ends: Ends) -> int:
     return pid
 
 
-def _failure(fault: Fault) -> EngineFailed:
-    """The error of an engine, as if it had been raised in this process."""
+def failure(fault: Fault) -> EngineFailed:
+    """The error of an engine that runs elsewhere, as if it had been raised in this process."""
     failed = EngineFailed(fault.message, file=fault.file, line=fault.line)
     if fault.kind:
         kind: Any = type(fault.kind, (getattr(builtins, fault.base),), {"__module__": "builtins"})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.configuration import NestConfiguration
 from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
 from nrp_simserver.cores.embedded.engine import Engine
-from nrp_simserver.cores.embedded.json_values import from_engine, is_json
+from nrp_simserver.cores.embedded.json_values import from_engine
+from nrp_simserver.cores.embedded.nest_datapacks import check_parameters, statuses, unregistered
 from nrp_simserver.cores.embedded.surroundings import load_script
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -83,7 +83,8 @@ class NestEngine(Engine[NestConfiguration]):
 
     def get_datapack(self, name: str) -> DataPack:
         """The present status of the nodes."""
-        return JsonDataPack.holding(name, self.name, from_engine(_status(self._registered(name))))
+        nodes = self._registered(name)
+        return JsonDataPack.holding(name, self.name, from_engine(statuses(nodes.get(), len(nodes))))
 
     def set_datapacks(self, datapacks: dict[str, Any]) -> None:
         """Set the nodes' parameters.
@@ -94,16 +95,7 @@ class NestEngine(Engine[NestConfiguration]):
         """
         for name, content in datapacks.items():
             nodes = self._registered(name)
-            if not is_json(content) or not isinstance(content, Mapping | list):
-                raise EngineFailed(
-                    f"engine {self.name!r}: datapack {name!r} has to be a dict, or a list of one dict a node,"
-                    f" not {type(content).__name__}"
-                )
-            if isinstance(content, list) and len(content) != len(nodes):
-                raise EngineFailed(
-                    f"engine {self.name!r}: datapack {name!r} stands for {len(nodes)} nodes and is sent"
-                    f" {len(content)} dicts"
-                )
+            check_parameters(self.name, name, content, len(nodes))
             try:
                 nodes.set(content)
             except Exception as error:
@@ -123,22 +115,7 @@ class NestEngine(Engine[NestConfiguration]):
         try:
             return self._nodes[name]
         except KeyError:
-            raise EngineFailed(
-                f"engine {self.name!r}: datapack {name!r} is not registered by {self.configuration.script}"
-                f" (registered are: {', '.join(sorted(self._nodes)) or 'none'})",
-                file=self.configuration.script,
-            ) from None
-
-
-def _status(nodes: Any) -> list[dict[str, Any]]:
-    got = nodes.get()
-    if len(nodes) == 1:
-        return [got]
-    # Nodes of several models have None where a parameter is not theirs.
-    return [
-        {name: value for name, value in zip(got, values, strict=True) if value is not None}
-        for values in zip(*got.values(), strict=True)
-    ]
+            raise unregistered(self.configuration, name, self._nodes) from None
 
 
 def create_datapack(name: str, *arguments: Any, **keywords: Any) -> Any:

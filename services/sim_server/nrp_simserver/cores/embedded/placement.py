@@ -25,6 +25,8 @@ def needing_processes(engines: list[Engine[Any]], wanted: EngineProcesses = "nee
     apart: list[Engine[Any]] = []
     here: set[str] = set()
     for engine in engines:
+        if engine.runs_elsewhere:
+            continue
         asked = engine.configuration.own_process
         reason = "EngineExtraConfigs.OwnProcess asks for it" if asked else _need(engine, here)
         if not reason and wanted == "all" and not engine.runs_here_only:
