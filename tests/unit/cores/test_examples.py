@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,22 @@ def test_the_policy_learns_to_keep_the_pole_upright(tmp_path: Path, monkeypatch:
     seconds = [float(row["seconds"]) for row in table(folder / "learning.csv")]
     assert max(seconds[:5]) < 5
     assert seconds[-5:] == [10.0] * 5
+
+
+def test_the_policy_keeps_the_pole_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    _, clock = run_example("cart_pole", tmp_path, monkeypatch)
+    assert clock.simulation_time == 10
+    assert "the pole is still up" in caplog.text
+
+
+def test_policies_for_the_pole_become_better_by_training() -> None:
+    train = runpy.run_path(str(EXAMPLES / "cart_pole" / "train.py"))["train"]
+    policy, history = train(generations=4)
+    assert set(policy) == {"angle", "position", "speed", "spin"}
+    assert history[-1] > 2 * history[0]
 
 
 def table(path: Path) -> list[dict[str, str]]:

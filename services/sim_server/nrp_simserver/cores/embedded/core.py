@@ -26,7 +26,8 @@ State = Literal["Created", "Initialized", "Running", "Stopped", "Failed"]
 class EmbeddedCore:
     """Runs one experiment; see `nrp_simserver.cores.NrpCore` for what its methods promise.
 
-    While a method runs, the working directory is the experiment's folder. Not thread-safe, and one at a time a process.
+    While a method runs, the working directory is the experiment's folder. Not thread-safe. Several in
+    one process take turns, call by call; but only one of them has NEST there.
 
     Args:
         folder: the experiment's folder.
@@ -227,6 +228,44 @@ class EmbeddedCore:
             raise TypeError(f"datapack {datapack_name!r} has to be a protobuf message, not {type(payload).__name__}")
         self._hand_in(datapack_name, engine_name, protobuf_datapacks.copied(payload))
 
+    def get_datapack(self, datapack_name: str, engine_name: str) -> Any:
+        """A copy of a datapack as its engine holds it now: JSON values or a message.
+
+        That is after the step that it is in, which ends later than now when it is longer than the smallest timestep.
+
+        Raises:
+            ValueError: there is no such engine.
+            EngineFailed: the engine has no such datapack, or has gone.
+            CallNotAllowed: it is not initialised, or has failed.
+        """
+        loop = self._ready()
+        self._check_engine(engine_name)
+        try:
+            return loop.datapack(engine_name, datapack_name)
+        except (Exception, SystemExit) as error:
+            raise engine_error(engine_name, error, self.folder) from error
+
+    def take_trajectory(self) -> list[Any]:
+        """What the status function has returned since the trajectory was handed out last, whether it is done or not."""
+        return self._take_trajectory(self._ready())
+
+    def seed(self, seed: int) -> None:
+        """Have all random numbers after the next `initialize` or `reset` follow from `seed`.
+
+        These are the global generators of `random` and `numpy.random`, of each engine and of the functions, and those
+        of NEST (unless NestRNGSeed is given) and of Gymnasium's environments. Before `initialize` only the former:
+        what simulators draw in it does not follow from the seed.
+
+        Raises:
+            EngineFailed: an engine in a process of its own has gone.
+            CallNotAllowed: it has failed.
+        """
+        self._allow("Created", "Initialized", "Stopped")
+        self._surroundings.seed(seed)
+        if self._loop is not None:
+            with _Request(self, self._state):
+                self._loop.seed(seed)
+
     # -- how a request runs --------------------------------------------------------------------------------------------
 
     def _allow(self, *states: State) -> None:
@@ -236,10 +275,13 @@ class EmbeddedCore:
     def _hand_in(self, datapack_name: str, engine_name: str, content: Any) -> None:
         if not isinstance(datapack_name, str):
             raise TypeError(f"the name of a datapack is text, not {datapack_name!r}")
-        names = [engine.name for engine in self.configuration.engines]
-        if engine_name not in names:
-            raise ValueError(f"there is no engine {engine_name!r}; engines are: {', '.join(names)}")
+        self._check_engine(engine_name)
         self._handed_in.append((engine_name, datapack_name, content))
+
+    def _check_engine(self, name: str) -> None:
+        names = [engine.name for engine in self.configuration.engines]
+        if name not in names:
+            raise ValueError(f"there is no engine {name!r}; engines are: {', '.join(names)}")
 
     def _ready(self) -> Loop:
         self._allow("Initialized", "Stopped")

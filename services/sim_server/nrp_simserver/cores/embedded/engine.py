@@ -80,6 +80,12 @@ class Engine(ABC, Generic[Configuration]):
     def reset(self) -> None:
         """Go back to t = 0."""
 
+    def seed(self, seed: int) -> None:
+        """Have what its simulator draws after the next `reset` follow from `seed`, a positive number of 32 bits.
+
+        The generators of `random` and `numpy.random` are seeded already.
+        """
+
     @abstractmethod
     def shutdown(self) -> None:
         """End, and free everything."""

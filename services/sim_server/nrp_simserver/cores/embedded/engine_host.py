@@ -22,6 +22,7 @@ from nrp_common.errors import EngineFailed
 from nrp_simserver import processes
 from nrp_simserver.cores.embedded.datapacks import DataPack, JsonDataPack
 from nrp_simserver.cores.embedded.engine import Engine, engine_error
+from nrp_simserver.cores.embedded.generators import seed_generators
 from nrp_simserver.cores.embedded.json_values import is_json
 from nrp_simserver.cores.error_place import FOUND_BY_COMPILERS, locate, own_traceback, words_of
 
@@ -34,13 +35,13 @@ class Request(NamedTuple):
 
     Attributes:
         call: what to do: "initialize" comes first and unasked, "read" does nothing but answer.
-        timestep_ns: for a step.
+        number: the timestep in nanoseconds of "runLoop", the seed of "seed".
         datapacks: handed to the engine before, packed, by name.
         wanted: the names of the datapacks to answer with, as they are afterwards.
     """
 
-    call: Literal["initialize", "runLoop", "reset", "shutdown", "read"]
-    timestep_ns: int = 0
+    call: Literal["initialize", "runLoop", "reset", "seed", "shutdown", "read"]
+    number: int = 0
     datapacks: Mapping[str, Any] = {}
     wanted: tuple[str, ...] = ()
 
@@ -143,16 +144,19 @@ def _serve(engine: Engine[Any], requests: Connection) -> None:
 
 
 def _carry_out(request: Request, engine: Engine[Any]) -> Mapping[str, Any]:
-    call, timestep_ns, datapacks, wanted = request
+    call, number, datapacks, wanted = request
     if datapacks:
         engine.set_datapacks({name: unpacked(content) for name, content in datapacks.items()})
     if call == "initialize":
         engine.initialize()
     elif call == "runLoop":
-        engine.start_step(timestep_ns)
+        engine.start_step(number)
         engine.complete_step()
     elif call == "reset":
         engine.reset()
+    elif call == "seed":
+        seed_generators(number)
+        engine.seed(number)
     elif call == "shutdown":
         engine.shutdown()
     return {name: packed_datapack(engine.get_datapack(name)) for name in wanted}

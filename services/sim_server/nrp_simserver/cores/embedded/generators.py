@@ -55,6 +55,7 @@ class Generator(ABC):
 
     def __init__(self) -> None:
         self._neutral: Any = None
+        self._source: random.Random | None = None
         self.word: _Word = self.find_word()
         self.mark: Any = self.word.raw
 
@@ -71,8 +72,13 @@ class Generator(ABC):
         """Bring a saved state back."""
 
     @abstractmethod
-    def reseed(self) -> None:
-        """Seed it from the operating system."""
+    def reseed(self, seed: int | None) -> None:
+        """Seed it, from the operating system when `seed` is None."""
+
+    def follow(self, source: random.Random) -> None:
+        """Take the seeds of neutral states from `source` from here on."""
+        self._source = source
+        self._neutral = None
 
     def hand_over(self, states: States, next_states: States) -> None:
         """End one occupant's turn and begin another's.
@@ -96,7 +102,7 @@ class Generator(ABC):
 
     def _load_neutral(self) -> None:
         if self._neutral is None:
-            self.reseed()
+            self.reseed(None if self._source is None else self._source.getrandbits(32))
             self._neutral = self.save()
         else:
             self.load(self._neutral)
@@ -136,9 +142,9 @@ class StandardGenerator(Generator):
         block, self._instance.gauss_next = state
         ctypes.memmove(self._address, block, _MT19937_BYTES)
 
-    def reseed(self) -> None:
-        """Seed it from the operating system."""
-        self._instance.seed()
+    def reseed(self, seed: int | None) -> None:
+        """Seed it, from the operating system when `seed` is None."""
+        self._instance.seed(seed)
 
 
 class NumpyGenerator(Generator):
@@ -201,6 +207,13 @@ class NumpyGenerator(Generator):
         ctypes.memmove(address, words, _MT19937_BYTES)
         ctypes.memmove(id(self._instance) + self._normal_offset, normal, 16)
 
-    def reseed(self) -> None:
-        """Seed it from the operating system."""
-        self._instance.seed()
+    def reseed(self, seed: int | None) -> None:
+        """Seed it, from the operating system when `seed` is None."""
+        self._instance.seed(seed)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed those of this process that are there, which then belong to one engine."""
+    random.seed(seed)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,6 +120,17 @@ class Loop:
             if member.waiting:
                 self._turn(member, lambda member=member: member.engine.set_datapacks(member.waiting))  # type: ignore[misc]
                 member.waiting.clear()
+
+    def seed(self, seed: int) -> None:
+        """Seed the engines' simulators."""
+        seeds = random.Random(seed)  # noqa: S311  nothing to do with secrets
+        for member in self._order:
+            number = 1 + seeds.getrandbits(31)
+            self._turn(member, lambda member=member, number=number: member.engine.seed(number))  # type: ignore[misc]
+
+    def datapack(self, engine: str, name: str) -> Any:
+        """A datapack as its engine holds it now."""
+        return self._members[engine].engine.get_datapack(name).sent()
 
     def step(self) -> bool:
         """Run all iterations in [t, t + smallest timestep). Returns whether the status function said done in one."""

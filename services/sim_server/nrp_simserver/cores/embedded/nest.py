@@ -30,6 +30,8 @@ class NestEngine(Engine[NestConfiguration]):
     engine_type = "nest_json"
     once_a_process = "NEST"
 
+    _seed = 0
+
     @classmethod
     def missing(cls, configuration: NestConfiguration) -> str:  # noqa: ARG003  the same for all of them
         """NEST, when it is not installed."""
@@ -62,8 +64,9 @@ class NestEngine(Engine[NestConfiguration]):
         nest.ResetKernel()
         nest.verbosity = nest.VerbosityLevel.WARNING
         nest.local_num_threads = 1  # the threads of many simulations would fight over the cores
-        if self.configuration.seed:
-            nest.rng_seed = self.configuration.seed
+        seed = self.configuration.seed or self._seed
+        if seed:
+            nest.rng_seed = seed
         self._nodes: dict[str, Any] = {}
         load_script(self.folder, self.configuration.script, self.name)
 
@@ -104,6 +107,10 @@ class NestEngine(Engine[NestConfiguration]):
     def reset(self) -> None:
         """Build the network anew."""
         self._build()
+
+    def seed(self, seed: int) -> None:
+        """Have the network that is built next use that seed, unless the configuration gives one."""
+        self._seed = seed
 
     def shutdown(self) -> None:
         """Empty the kernel for whoever comes next."""

@@ -55,6 +55,10 @@ class PySimEngine(PythonJsonEngine):
             self._simulator.shutdown()
             raise
 
+    def seed(self, seed: int) -> None:
+        """Seed the simulator."""
+        self._simulator.seed(seed)
+
     def shutdown(self) -> None:
         """Let the script end, then the simulator."""
         try:

@@ -71,6 +71,11 @@ class RemoteEngine(Engine[EngineConfiguration]):
         self._answered = {}
         self._answer_to(Request("reset"))
 
+    def seed(self, seed: int) -> None:
+        """Let the step under way end, then seed the engine, and the generators of its process."""
+        self.complete_step()
+        self._answer_to(Request("seed", seed))
+
     def shutdown(self) -> None:
         """End the engine and its process, whatever they are doing."""
         process, self._process = self._process, None

@@ -11,13 +11,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar, TypeVar
 
 import nrp_shims
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.embedded.generators import Generator, NumpyGenerator, StandardGenerator, States
+
+GeneratorT = TypeVar("GeneratorT", bound=Generator)
 
 _SCRIPT = "nrp_engine_"
 """Begins the names of engines' modules. They differ, so that these modules need not be kept apart."""
@@ -51,6 +55,9 @@ class Surroundings:
         folder: the experiment's folder, absolute.
     """
 
+    _first_on_path: ClassVar[Surroundings | None] = None
+    """Whose folder is looked into first for imports: of several experiments in one process, that which has its turn."""
+
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._root = str(folder) + os.sep
@@ -60,6 +67,7 @@ class Surroundings:
         self._generators: list[Generator] = []
         self._generators_in_use = False
         self._places_differ = False
+        self._seeds: random.Random | None = None
         self._present = self._outside
         self._known_modules = 0
         self._shared_modules: set[str] = set()
@@ -67,14 +75,23 @@ class Surroundings:
 
     def open(self) -> None:
         """Let the experiment's files and the packages that they expect be imported."""
-        sys.path[:0] = self._paths
+        self._take_path()
         self._outside.path = sys.path
         self._places_differ = True
         importlib.invalidate_caches()
         self._note_modules()
-        self._generators.insert(0, StandardGenerator())
+        self._generators.insert(0, self._watched(StandardGenerator()))
         self._outside.generators = {generator: generator.save() for generator in self._generators}
         self._generators_in_use = True
+
+    def seed(self, seed: int) -> None:
+        """Have all that occupants draw from here on follow from `seed`. Called from the outside."""
+        self._seeds = random.Random(seed)  # noqa: S311  nothing to do with secrets
+        for generator in self._generators:
+            generator.follow(self._seeds)
+        for occupant in self._inside:
+            occupant.generators.clear()
+        self._generators_in_use = False
 
     def settle(self) -> None:
         """After initialisation: from here on what is the same for all occupants is not handed over any more.
@@ -94,11 +111,18 @@ class Surroundings:
 
     def close(self) -> None:
         """Undo `open`."""
+        self._leave_path()
+        for name in [name for name in sys.modules if name.startswith(_SCRIPT)]:
+            del sys.modules[name]
+
+    def _take_path(self) -> None:
+        sys.path[:0] = self._paths
+        Surroundings._first_on_path = self
+
+    def _leave_path(self) -> None:
         for path in self._paths:
             if path in sys.path:
                 sys.path.remove(path)
-        for name in [name for name in sys.modules if name.startswith(_SCRIPT)]:
-            del sys.modules[name]
 
     def enter(self) -> None:
         """Go into the experiment's folder, from the outside."""
@@ -106,10 +130,21 @@ class Surroundings:
         if folder != self._folder:
             os.chdir(self._folder)
             self._outside_folder = folder
+        if Surroundings._first_on_path is not self:  # another experiment is open in this process, too
+            self._leave_path()
+            self._take_path()
+        if self._seeds is not None and not self._generators_in_use:
+            # Else the first to draw would draw what the outside was to draw next, and not what follows from the seed.
+            for generator in self._generators:
+                self._outside.generators[generator] = generator.save()
+                generator.hand_over(self._outside.generators, {})
 
     def leave(self) -> None:
         """Make the process look to the outside as it did at `enter`."""
         self.switch(self._outside)
+        if self._seeds is not None and not self._generators_in_use:
+            for generator in self._generators:
+                generator.hand_over({}, self._outside.generators)
         if self._outside_folder is not None:
             os.chdir(self._outside_folder)
             self._outside_folder = None
@@ -137,6 +172,11 @@ class Surroundings:
                 generator.hand_over(present.generators, occupant.generators)
         self._present = occupant
 
+    def _watched(self, generator: GeneratorT) -> GeneratorT:
+        if self._seeds is not None:
+            generator.follow(self._seeds)
+        return generator
+
     def _note_modules(self) -> None:
         """The present occupant has imported something: what is of the experiment's folder is its own."""
         modules = sys.modules.copy()  # other threads may be importing
@@ -145,7 +185,7 @@ class Surroundings:
         self._present.modules = {name: module for name, module in own.items() if not name.startswith(_SCRIPT)}
         self._known_modules = len(modules)
         if "numpy.random" in sys.modules and not any(isinstance(known, NumpyGenerator) for known in self._generators):
-            generator = NumpyGenerator()
+            generator = self._watched(NumpyGenerator())
             generator.mark = None  # it may have been used before it was seen
             self._generators.append(generator)
 

@@ -46,6 +46,8 @@ class NestServerEngine(Engine[NestServerConfiguration]):
     engine_type = "nest_server"
     runs_elsewhere = True
 
+    _seed = 0
+
     @classmethod
     def missing(cls, configuration: NestServerConfiguration) -> str:
         """What a NEST Server of its own lacks to run."""
@@ -86,8 +88,9 @@ class NestServerEngine(Engine[NestServerConfiguration]):
     def _build(self) -> None:
         script = self.configuration.script
         settings = {"local_num_threads": 1} if self._own is not None else {}  # as in process
-        if self.configuration.seed:
-            settings["rng_seed"] = self.configuration.seed
+        seed = self.configuration.seed or self._seed
+        if seed:
+            settings["rng_seed"] = seed
         init_file = (self.folder / script).read_text(encoding="utf-8")
         arguments = ", ".join(map(repr, (init_file, script, f"{self.folder}{os.sep}", settings)))
         # No line may begin with "import" or "from": NEST Server removes those.
@@ -154,6 +157,10 @@ class NestServerEngine(Engine[NestServerConfiguration]):
         self.complete_step()
         self._asked = set()
         self._build()
+
+    def seed(self, seed: int) -> None:
+        """Have the network that is built next use that seed, unless the configuration gives one."""
+        self._seed = seed
 
     def shutdown(self) -> None:
         """End the server when it is the engine's own, else leave the network in it."""

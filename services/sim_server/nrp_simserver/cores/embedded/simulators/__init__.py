@@ -34,6 +34,9 @@ class Simulator(ABC):
     def reset(self) -> None:
         """Bring the simulator back to the state that the world file describes, and to t = 0."""
 
+    def seed(self, seed: int) -> None:  # noqa: B027  most draw nothing
+        """Have what it draws after the next `reset` follow from `seed`."""
+
     @abstractmethod
     def shutdown(self) -> None:
         """End the simulator, and its window. May be called repeatedly; nothing else may be called afterwards."""

@@ -38,6 +38,7 @@ class GymnasiumSimulator(Simulator):
         self._reward: Any = 0.0
         self._terminated = self._truncated = False
         self._time_ns = 0
+        self._seed: int | None = None
         self.reset()
 
     def run_step(self, action: Any, timestep_ns: int) -> None:
@@ -49,12 +50,18 @@ class GymnasiumSimulator(Simulator):
         """Begin an episode.
 
         Args:
-            seed: seeds the environment's random generator, which goes on where it was when it is None.
+            seed: seeds the environment's random generator, which goes on where it was when it is None, unless `seed`
+                was called since the last reset.
         """
+        seed, self._seed = self._seed if seed is None else seed, None
         self._observation, self._info = self.env.reset(seed=seed)
         self._reward = 0.0
         self._terminated = self._truncated = False
         self._time_ns = 0
+
+    def seed(self, seed: int) -> None:
+        """Have the next episode begin with that seed."""
+        self._seed = seed
 
     def shutdown(self) -> None:
         """Close the environment."""
