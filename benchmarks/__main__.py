@@ -7,8 +7,10 @@ import argparse
 from benchmarks.commands import measure_commands, measure_reads
 from benchmarks.core_steps import measure_core
 from benchmarks.engine_processes import measure_engine_processes
+from benchmarks.environment_steps import measure_environment
 from benchmarks.figures import Figure, table
 from benchmarks.fleet import measure_fleet
+from benchmarks.nest_steps import measure_nest
 from benchmarks.robot import measure_robot
 from benchmarks.stack_under_test import stack_under_test
 from benchmarks.wrapper_overhead import measure_wrapper
@@ -25,7 +27,14 @@ def main() -> None:
     arguments = parser.parse_args()
     brokers = [arguments.broker] if arguments.broker else [*(["mosquitto"] if find_mosquitto() else []), "embedded"]
     repeats = 10 if arguments.quick else 50
-    figures: list[Figure] = [*measure_core(), *measure_engine_processes(), *measure_wrapper(), *measure_robot()]
+    figures: list[Figure] = [
+        *measure_core(),
+        *measure_engine_processes(),
+        *measure_nest(),
+        *measure_environment(),
+        *measure_wrapper(),
+        *measure_robot(),
+    ]
     for broker in brokers:
         with stack_under_test(broker, capacity=max(FLEETS)) as (client, witness, _stack):
             figures += measure_commands(client, witness, broker, repeats)

@@ -19,7 +19,7 @@ The experiment runs in the embedded core, without its main script: what that wou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,7 @@ class NrpEnv(gymnasium.Env):  # type: ignore[misc]
                 f" {self._step_ns / NANOSECONDS:g} s",
                 file=config_file,
             )
-        # A call for each timestep, where the status function may end the episode in any of them.
-        self._calls, self._timesteps = (steps, 1) if configuration.status_function else (1, steps)
+        self._steps = steps
         self._external_processes = ExternalProcesses()
         known = [engine.name for engine in configuration.engines]
         self._act = _actor(act, action_space, known)
@@ -209,11 +208,7 @@ class NrpEnv(gymnasium.Env):  # type: ignore[misc]
             raise gymnasium.error.ResetNeeded("the episode is over: call reset() before step()")
         core = self._core
         self._send(self._act(action))
-        done = False
-        for _ in range(self._calls):
-            done, trajectory = core.run_loop(self._timesteps)
-            if done:
-                break
+        done, trajectory = core.run_loop(self._steps, until_done=True)
         self._moment = moment = Moment(core, action, done, trajectory if done else core.take_trajectory())
         terminated = done or (self._terminated is not None and bool(self._terminated(moment)))
         truncated = bool(core.timeout_ns) and core.time_ns + self._step_ns > core.timeout_ns
@@ -261,15 +256,16 @@ def _actor(act: Any, space: Any, engines: Sequence[str]) -> Callable[[Any], Send
 
 
 def _observer(observe: Any, space: Any, engines: Sequence[str]) -> Callable[[Moment], Any]:
-    if callable(observe):
-        return lambda now: _fitted(observe(now), space, "observe")
     if isinstance(observe, Mapping):
         parts = {key: _observer(place, _part(space, key, "observe"), engines) for key, place in observe.items()}
         _check_keys("observe", parts, space)
         return lambda now: {key: part(now) for key, part in parts.items()}
+    fit = _fitting(space, "observe")
+    if callable(observe):
+        return lambda now: fit(observe(now))
     several = observe if isinstance(observe, list) else [observe]
     places = [_place(place, "observe", engines) for place in several]
-    return lambda now: _fitted([number for place in places for number in _numbers_at(place, now)], space, "observe")
+    return lambda now: fit([number for place in places for number in _numbers_at(place, now)])
 
 
 def _number_of(what: Any, argument: str, engines: Sequence[str]) -> Callable[[Moment], Any]:
@@ -314,34 +310,43 @@ def _check_keys(argument: str, keys: Iterable[str], space: Any) -> None:
 
 
 def _numbers_at(place: Place, now: Moment) -> list[float]:
-    return list(_numbers(now.datapack(*place), place))
+    numbers: list[float] = []
+    _gather(now.datapack(*place), numbers, place)
+    return numbers
 
 
-def _numbers(data: Any, place: Place) -> Iterator[float]:
-    if isinstance(data, dict):
-        for key in sorted(data):
-            yield from _numbers(data[key], place)
+def _gather(data: Any, numbers: list[float], place: Place) -> None:
+    if isinstance(data, int | float):
+        numbers.append(data)
+    elif isinstance(data, dict):  # sorted by its keys
+        for item in data.values():
+            _gather(item, numbers, place)
     elif isinstance(data, list):
         for item in data:
-            yield from _numbers(item, place)
-    elif isinstance(data, int | float):
-        yield data
+            _gather(item, numbers, place)
     else:
+        datapack, engine = place
         raise ValueError(
-            f"datapack {place[0]!r} of engine {place[1]!r} has {data!r} where a number should be; a function can say"
-            " what to make of it"
+            f"datapack {datapack!r} of engine {engine!r} has {data!r} where a number should be; a function can say what"
+            " to make of it"
         )
 
 
-def _fitted(value: Any, space: Any, argument: str) -> Any:
-    """`value` in the form that a space's members have; for kinds of spaces that are not known, as it is."""
+def _fitting(space: Any, argument: str) -> Callable[[Any], Any]:
+    """What brings a value into the form that a space's members have; for unknown kinds of spaces it stays as it is."""
     if isinstance(space, spaces.Dict):
-        return {key: _fitted(value[key], part, f"{argument}[{key!r}]") for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
-        array = np.asarray(value, dtype=space.dtype)
-        if array.size != math.prod(space.shape):
-            raise ValueError(f"{argument}: there are {array.size} numbers, the space is {space}: {value!r}")
-        return array.reshape(space.shape)
+        parts = {key: _fitting(part, f"{argument}[{key!r}]") for key, part in space.spaces.items()}
+        return lambda value: {key: fit(value[key]) for key, fit in parts.items()}
     if isinstance(space, spaces.Discrete):
-        return np.int64(np.asarray(value).item())
-    return value
+        return lambda value: np.int64(np.asarray(value).item())
+    if not isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
+        return lambda value: value
+    shape, dtype, size = space.shape, space.dtype, math.prod(space.shape)
+
+    def fit(value: Any) -> Any:
+        array = np.asarray(value, dtype)
+        if array.size != size:
+            raise ValueError(f"{argument}: there are {array.size} numbers, the space is {space}: {value!r}")
+        return array if array.shape == shape else array.reshape(shape)
+
+    return fit

@@ -575,3 +575,82 @@ def test_a_datapack_goes_out_as_strict_json(experiment: Experiment) -> None:
     source = ENGINE.replace('{"steps": 0}', '{"steps": float("nan")}')
     core = experiment.engine("a", source).function("forward", forward("a", "a")).core()
     assert json.dumps(core.initialize(), allow_nan=False) == '[{"steps": null}]'
+
+
+def test_a_datapack_is_read_as_its_engine_holds_it_after_the_last_step(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    core.run_loop(3)
+    read = core.get_datapack("out", "a")
+    assert read == {"steps": 3}
+    read["steps"] = 7
+    assert core.get_datapack("out", "a") == {"steps": 3}
+    assert core.current_state() == "Stopped"
+
+
+@pytest.mark.parametrize(
+    ("datapack", "engine", "words"),
+    [
+        ("out", "b", "there is no engine 'b'; engines are: a"),
+        ("in", "a", "datapack 'in', which a.py does not register"),
+    ],
+)
+def test_a_datapack_that_cannot_be_read_is_named(
+    experiment: Experiment, datapack: str, engine: str, words: str
+) -> None:
+    core = experiment.engine("a").started()
+    with pytest.raises((ValueError, EngineFailed), match=words):
+        core.get_datapack(datapack, engine)
+    core.run_loop(1)
+
+
+def test_a_run_until_done_takes_no_further_step(experiment: Experiment) -> None:
+    core = experiment.engine("a").status(DONE_AT.format(iterations="[2]")).started()
+    assert core.run_loop(10, until_done=True) == (True, [{"iteration": 0}, {"iteration": 1}, {"iteration": 2}])
+    assert core.time_ns == 30_000_000
+
+
+def test_the_trajectory_can_be_taken_before_it_is_done(experiment: Experiment) -> None:
+    core = experiment.engine("a").status(DONE_AT.format(iterations="[2]")).started()
+    core.run_loop(2)
+    assert core.take_trajectory() == [{"iteration": 0}, {"iteration": 1}]
+    assert core.run_loop(1) == (True, [{"iteration": 2}])
+
+
+DRAW = """
+import random
+
+class Script(EngineScript):
+    def initialize(self):
+        self._registerDataPack("drawn")
+        self._setDataPack("drawn", random.random())
+
+    def runLoop(self, timestep_ns):
+        self._setDataPack("drawn", random.random())
+"""
+
+
+def test_random_numbers_follow_from_the_seed_from_the_initialisation_on(experiment: Experiment) -> None:
+    experiment.engine("a", DRAW).engine("b", DRAW)
+
+    def drawn(seed: int) -> list[float]:
+        core = experiment.core()
+        core.seed(seed)
+        core.initialize()
+        numbers = [core.get_datapack("drawn", name) for name in "ab"]
+        core.run_loop(1)
+        numbers += [core.get_datapack("drawn", name) for name in "ab"]
+        core.shutdown()
+        return numbers
+
+    first = drawn(1)
+    assert len(set(first)) == 4
+    assert drawn(1) == first != drawn(2)
+
+
+def test_a_seed_changes_neither_time_nor_state(experiment: Experiment) -> None:
+    core = experiment.engine("a").started()
+    core.run_loop(2)
+    core.seed(1)
+    assert (core.current_state(), core.time_ns) == ("Stopped", 20_000_000)
+    core.run_loop(1)
+    assert core.get_datapack("out", "a") == {"steps": 3}

@@ -66,6 +66,14 @@ def status(time):
 STATE = Box(-10, 10, (4,), np.float64)
 """is_left, the two numbers of noise, x."""
 
+STANDARD: dict[str, Any] = {
+    "action_space": Box(-1, 1, (1,)),
+    "observation_space": STATE,
+    "act": ("push", "body"),
+    "observe": ("state", "body"),
+    "reward": lambda now: now.time,
+}
+
 Maker = Callable[..., NrpEnv]
 
 
@@ -81,14 +89,7 @@ def make(experiment: Experiment) -> Iterator[Maker]:
 
     def make(of: Experiment = experiment, fields: dict[str, Any] | None = None, **arguments: Any) -> NrpEnv:
         of.core(**(fields or {}))
-        standard = {
-            "action_space": Box(-1, 1, (1,)),
-            "observation_space": STATE,
-            "act": ("push", "body"),
-            "observe": ("state", "body"),
-            "reward": lambda now: now.time,
-        }
-        made.append(NrpEnv(of.folder, **{**standard, **arguments}))
+        made.append(NrpEnv(of.folder, **{**STANDARD, **arguments}))
         return made[-1]
 
     yield make
@@ -112,7 +113,7 @@ def test_gymnasiums_checker_finds_nothing(body: Experiment, make: Maker) -> None
 
 def test_several_run_in_processes_of_their_own(body: Experiment, make: Maker) -> None:
     alone = [episode(make(), 3, seed) for seed in (5, 6, 7)]
-    envs = AsyncVectorEnv([lambda: make()] * 3)
+    envs = AsyncVectorEnv([lambda: NrpEnv(body.folder, **STANDARD)] * 3)
     try:
         together = [envs.reset(seed=5)[0]]
         together += [envs.step(np.zeros((3, 1)))[0] for _ in range(3)]

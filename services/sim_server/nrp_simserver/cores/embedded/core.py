@@ -126,8 +126,12 @@ class EmbeddedCore:
         self._surroundings.settle()
         return observations
 
-    def run_loop(self, num_iterations: int = 1) -> tuple[bool, list[Any]]:
+    def run_loop(self, num_iterations: int = 1, *, until_done: bool = False) -> tuple[bool, list[Any]]:
         """Advance by `num_iterations` smallest timesteps, whatever the timeout.
+
+        Args:
+            num_iterations: how many.
+            until_done: take no further one once the status function has reported done.
 
         Returns:
             Whether the status function reported done in any of them; if so, the trajectory gathered since it last did.
@@ -144,6 +148,8 @@ class EmbeddedCore:
             done = False
             for _ in range(number):
                 done |= loop.step()
+                if done and until_done:
+                    break
             return done, self._take_trajectory(loop) if done else []
 
     def gathered(self) -> list[Any]:

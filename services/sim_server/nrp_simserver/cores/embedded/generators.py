@@ -100,6 +100,14 @@ class Generator(ABC):
         self.word = self.find_word()
         self.mark = self.word.raw
 
+    def lend(self) -> Any:
+        """Put the neutral state in the place of the present one, which is returned to be brought back by `load`."""
+        state = self.save()
+        self._load_neutral()
+        self.word = self.find_word()
+        self.mark = self.word.raw
+        return state
+
     def _load_neutral(self) -> None:
         if self._neutral is None:
             self.reseed(None if self._source is None else self._source.getrandbits(32))
@@ -156,6 +164,8 @@ class NumpyGenerator(Generator):
         self._random = np.random
         self._instance = np.random.mtrand._rand
         self._normal_offset = self._find_normal()
+        self._bits: Any = None
+        self._bits_address = 0
         super().__init__()
 
     def _find_normal(self) -> int:
@@ -178,9 +188,10 @@ class NumpyGenerator(Generator):
     def _address(self) -> int:
         """Where the words and the place of the next one are; 0 when they cannot be taken from there."""
         bits = self._instance._bit_generator
-        if not self._normal_offset or type(bits) is not self._random.MT19937:
-            return 0
-        return int(bits.ctypes.state_address)
+        if bits is not self._bits:
+            known = self._normal_offset and type(bits) is self._random.MT19937
+            self._bits, self._bits_address = bits, int(bits.ctypes.state_address) if known else 0
+        return self._bits_address
 
     def find_word(self) -> _Word:
         """The last word and the place of the next one."""

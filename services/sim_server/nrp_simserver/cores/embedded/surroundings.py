@@ -112,6 +112,8 @@ class Surroundings:
     def close(self) -> None:
         """Undo `open`."""
         self._leave_path()
+        if Surroundings._first_on_path is self:
+            Surroundings._first_on_path = None
         for name in [name for name in sys.modules if name.startswith(_SCRIPT)]:
             del sys.modules[name]
 
@@ -136,15 +138,14 @@ class Surroundings:
         if self._seeds is not None and not self._generators_in_use:
             # Else the first to draw would draw what the outside was to draw next, and not what follows from the seed.
             for generator in self._generators:
-                self._outside.generators[generator] = generator.save()
-                generator.hand_over(self._outside.generators, {})
+                self._outside.generators[generator] = generator.lend()
 
     def leave(self) -> None:
         """Make the process look to the outside as it did at `enter`."""
         self.switch(self._outside)
         if self._seeds is not None and not self._generators_in_use:
             for generator in self._generators:
-                generator.hand_over({}, self._outside.generators)
+                generator.load(self._outside.generators[generator])
         if self._outside_folder is not None:
             os.chdir(self._outside_folder)
             self._outside_folder = None

@@ -1,0 +1,2 @@
+while True:
+    nrp.run_loop()
