@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nrp_simserver.cores.embedded import EmbeddedCore
 from tests.unit.cores.experiment import Experiment, seen
 
 
@@ -14,3 +16,12 @@ def experiment(tmp_path: Path) -> Experiment:
     """An empty folder that becomes an experiment."""
     seen.clear()
     return Experiment(tmp_path)
+
+
+@pytest.fixture
+def cores() -> Iterator[list[EmbeddedCore]]:
+    """For cores that are shut down after the test."""
+    made: list[EmbeddedCore] = []
+    yield made
+    for core in made:
+        core.shutdown()

@@ -86,14 +86,6 @@ def is_of(process: psutil.Process, experiment: Experiment) -> bool:
     return process.status() == psutil.STATUS_ZOMBIE or Path(process.cwd()) == experiment.folder
 
 
-@pytest.fixture
-def cores() -> Iterator[list[EmbeddedCore]]:
-    made: list[EmbeddedCore] = []
-    yield made
-    for core in made:
-        core.shutdown()
-
-
 # -- which engines ---------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,6 @@ def watch(neurons, recorder):
     seen.append([recorder.data[0]["n_events"], *(neurons.data[index]["V_m"] for index in range(2))])
     return []
 """
-
-
-@pytest.fixture
-def cores() -> Iterator[list[EmbeddedCore]]:
-    made: list[EmbeddedCore] = []
-    yield made
-    for core in made:
-        core.shutdown()
 
 
 @pytest.fixture

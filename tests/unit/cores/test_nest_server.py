@@ -54,12 +54,9 @@ def brain(experiment: Experiment) -> Experiment:
     return experiment.function("watch", WATCH)
 
 
-@pytest.fixture
-def cores() -> Iterator[list[EmbeddedCore]]:
-    made: list[EmbeddedCore] = []
-    yield made
-    for core in made:
-        core.shutdown()
+@pytest.fixture(autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    yield
     assert servers() == []
 
 
