@@ -248,14 +248,18 @@ def test_an_init_file_that_hangs_fails_by_the_command_timeout(brain: Experiment,
     assert servers() == []
 
 
-def test_its_own_server_dies_with_a_simulation_that_is_killed(brain: Experiment) -> None:
+@pytest.mark.parametrize("thread", ["main", "another"])
+def test_its_own_server_dies_with_a_simulation_that_is_killed(brain: Experiment, thread: str) -> None:
     brain.core()
     run = (
-        "import sys\nfrom nrp_simserver.cores.embedded import EmbeddedCore\n"
-        "core = EmbeddedCore(sys.argv[1])\ncore.initialize()\nprint('ready', flush=True)\nwhile True: core.run_loop()"
+        "import sys, threading\nfrom nrp_simserver.cores.embedded import EmbeddedCore\n"
+        "def run():\n"
+        "    core = EmbeddedCore(sys.argv[1])\n    core.initialize()\n    print('ready', flush=True)\n"
+        "    while True: core.run_loop()\n"
+        "run() if sys.argv[2] == 'main' else threading.Thread(target=run).start()"
     )
     simulation = subprocess.Popen(
-        [sys.executable, "-c", run, brain.folder],
+        [sys.executable, "-c", run, brain.folder, thread],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         stdout=subprocess.PIPE,
         text=True,

@@ -36,7 +36,7 @@ LAST_WORDS_LINES = 15
 class OwnNestServer:
     """A NEST Server for one engine, on a loopback port and with an access token that nobody else knows.
 
-    It dies with this process when it was started in the main thread: the kernel looks at the thread that did it. What
+    It dies with this process; at once when it was started in the main thread, else after the step that it is at. What
     it writes goes to where this process writes.
 
     Args:
@@ -70,7 +70,7 @@ class OwnNestServer:
                     "NEST_SERVER_ENABLE_EXEC_CALL": "true",
                     "NEST_SERVER_DISABLE_RESTRICTION": "true",
                 },
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # which ends with this process
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[announce],
@@ -124,6 +124,8 @@ class OwnNestServer:
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._forwarder.join(DYING_S)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         if not self._forwarder.is_alive():
             assert self._process.stdout is not None
             self._process.stdout.close()

@@ -4,7 +4,7 @@
 
 Serves on a loopback port (0: any that is free), writes its number to the descriptor ANNOUNCE once it can be connected
 to, and ends on SIGTERM, or when the process PARENT does (unless that is 0). The access token is the environment
-variable NEST_SERVER_ACCESS_TOKEN.
+variable NEST_SERVER_ACCESS_TOKEN. It also ends, after the step that it is at, when its stdin does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -78,14 +79,21 @@ class Server(WSGIServer):
         self.setup_environ()
 
 
+def end_with_stdin() -> None:
+    """End when nobody has the other end any more."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 def main(parent: int, port: int, announce: int, folder: str) -> None:
     """Serve until told to end."""
     if parent:
         processes.die_with_parent(parent)
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     libc = ctypes.CDLL(None)
-    libc.setvbuf(
-        ctypes.c_void_p.in_dll(libc, "stdout"), None, LINE_BUFFERED, 0
-    )  # what NEST says is not lost in a crash
+    # So that what NEST says is not lost in a crash.
+    libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, LINE_BUFFERED, 0)
     # The token, lines of "=", tracebacks of errors that are answered as well. NEST's own output does not go through it.
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  to the end
     import nest
