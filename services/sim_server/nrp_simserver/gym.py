@@ -209,7 +209,7 @@ class NrpEnv(gymnasium.Env):  # type: ignore[misc]
         core = self._core
         self._send(self._act(action))
         done, trajectory = core.run_loop(self._steps, until_done=True)
-        self._moment = moment = Moment(core, action, done, trajectory if done else core.take_trajectory())
+        self._moment = moment = Moment(core, action, done, trajectory if done else core.gathered())
         terminated = done or (self._terminated is not None and bool(self._terminated(moment)))
         truncated = bool(core.timeout_ns) and core.time_ns + self._step_ns > core.timeout_ns
         self._is_over = terminated or truncated

@@ -609,13 +609,6 @@ def test_a_run_until_done_takes_no_further_step(experiment: Experiment) -> None:
     assert core.time_ns == 30_000_000
 
 
-def test_the_trajectory_can_be_taken_before_it_is_done(experiment: Experiment) -> None:
-    core = experiment.engine("a").status(DONE_AT.format(iterations="[2]")).started()
-    core.run_loop(2)
-    assert core.take_trajectory() == [{"iteration": 0}, {"iteration": 1}]
-    assert core.run_loop(1) == (True, [{"iteration": 2}])
-
-
 DRAW = """
 import random
 

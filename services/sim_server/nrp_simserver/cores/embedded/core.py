@@ -247,13 +247,9 @@ class EmbeddedCore:
         loop = self._ready()
         self._check_engine(engine_name)
         try:
-            return loop.datapack(engine_name, datapack_name)
+            return loop.engine(engine_name).get_datapack(datapack_name).sent()
         except (Exception, SystemExit) as error:
-            raise engine_error(engine_name, error, self.folder) from error
-
-    def take_trajectory(self) -> list[Any]:
-        """What the status function has returned since the trajectory was handed out last, whether it is done or not."""
-        return self._take_trajectory(self._ready())
+            raise engine_error(loop.engine(engine_name), error) from error
 
     def seed(self, seed: int) -> None:
         """Have all random numbers after the next `initialize` or `reset` follow from `seed`.

@@ -128,9 +128,9 @@ class Loop:
             number = 1 + seeds.getrandbits(31)
             self._turn(member, lambda member=member, number=number: member.engine.seed(number))  # type: ignore[misc]
 
-    def datapack(self, engine: str, name: str) -> Any:
-        """A datapack as its engine holds it now."""
-        return self._members[engine].engine.get_datapack(name).sent()
+    def engine(self, name: str) -> Engine[Any]:
+        """An engine that takes part, by its name."""
+        return self._members[name].engine
 
     def step(self) -> bool:
         """Run all iterations in [t, t + smallest timestep). Returns whether the status function said done in one."""

@@ -143,14 +143,18 @@ class NestServerEngine(Engine[NestServerConfiguration]):
         """Set the nodes' parameters.
 
         Raises:
-            EngineFailed: there are no such nodes, or the data is neither a dict nor a list of one dict a node.
+            EngineFailed: there are no such nodes, or the data is neither a dict nor a list of one dict a node, or not
+                what they take.
         """
         self.complete_step()
         for name, content in datapacks.items():
             check_parameters(self.name, name, content, self._size(name))
         self._read = {}
         self._begin_call("set_parameters", datapacks)
-        self._finish()
+        refused = self._finish()
+        if refused is not None:
+            name, why = refused
+            raise EngineFailed(f"engine {self.name!r}: datapack {name!r} cannot be set: {why}")
 
     def reset(self) -> None:
         """Build the network anew."""

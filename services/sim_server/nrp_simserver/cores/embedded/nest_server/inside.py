@@ -79,10 +79,14 @@ def read(name: str) -> Any:
 
 
 @_answered
-def set_parameters(parameters: dict[str, Any]) -> None:
-    """Set the nodes of datapacks, by name."""
+def set_parameters(parameters: dict[str, Any]) -> tuple[str, str] | None:
+    """Set the nodes of datapacks, by name; which of them could not be set, and why not."""
     for name, content in parameters.items():
-        _nodes[name].set(content)
+        try:
+            _nodes[name].set(content)
+        except Exception as error:  # noqa: BLE001  told to the engine
+            return name, str(error)
+    return None
 
 
 def create_datapack(name: str, *arguments: Any, **keywords: Any) -> Any:
