@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.matcher import MQTTMatcher
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -174,6 +174,7 @@ class Bus:
         reply_topic: where answers to this process's requests arrive, None when it makes none.
         will: what the broker says when this process is lost.
         on_connected: called in the bus's thread after each connection, before the first message that comes over it.
+        protocol: of MQTT. Brokers of others may know 3.1.1 only; then nobody can be answered by MQTT 5 properties.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class Bus:
         reply_topic: str | None = None,
         will: Will | None = None,
         on_connected: Callable[[], None] | None = None,
+        protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5,
     ) -> None:
         self.broker = broker
         self.client_id = f"nrp_{name}_{uuid.uuid4().hex}"
@@ -202,11 +204,13 @@ class Bus:
         self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
         self._latest_publications: dict[int, mqtt.MQTTMessageInfo] = {}  # by QoS
         self._subscribing: int | None = None  # the packet that subscribes after a connection
-        self._client = self._new_client(will)
+        self._unconfirmed: set[int | None] = set()  # packets that subscribe
+        self._confirmed = threading.Condition(self._lock)
+        self._client = self._new_client(will, protocol)
         self._dispatcher = threading.Thread(target=self._dispatch, name="bus", daemon=True)
 
-    def _new_client(self, will: Will | None) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=mqtt.MQTTv5)
+    def _new_client(self, will: Will | None, protocol: MQTTProtocolVersion) -> mqtt.Client:
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=protocol)
         client.on_connect = self._connection_made
         client.on_connect_fail = self._connection_failed
         client.on_subscribe = self._subscribed
@@ -290,6 +294,7 @@ class Bus:
             if self._reply_topic is not None:
                 filters.append((self._reply_topic, 0))
             self._subscribing = self._client.subscribe(filters)[1] if filters else None
+            self._unconfirmed = {self._subscribing} if filters else set()
             self._connected.set()
         if not filters:
             self._work.put((self._publish_own_state_again, ()))
@@ -300,6 +305,9 @@ class Bus:
         refusals = [str(reason) for reason in reasons if reason.is_failure]
         if refusals:
             log.error("The MQTT broker at %s refused a subscription: %s", self.broker, refusals[0])
+        with self._lock:
+            self._unconfirmed.discard(packet)
+            self._confirmed.notify_all()
         if packet == self._subscribing:
             # Not before: paho sends what was not acknowledged once more, and older states must not come last.
             self._work.put((self._publish_own_state_again, ()))
@@ -406,6 +414,16 @@ class Bus:
 
         self._add_handler(topic, qos, take)
 
+    def await_subscriptions(self, timeout: float) -> None:
+        """Wait until the broker has confirmed all subscriptions: nothing that is published from then on is missed.
+
+        Raises:
+            BusUnavailable: it did not within `timeout` seconds.
+        """
+        with self._confirmed:
+            if not self._confirmed.wait_for(lambda: self.is_connected and not self._unconfirmed, timeout):
+                raise BusUnavailable(f"The MQTT broker at {self.broker} confirmed no subscription within {timeout:g} s")
+
     def unsubscribe(self, topic_filter: str) -> None:
         """Undo `subscribe` or `serve`."""
         with self._lock:
@@ -419,7 +437,7 @@ class Bus:
             self._handlers[topic_filter] = (qos, take)
             self._matcher[topic_filter] = take
             if self.is_connected:
-                self._client.subscribe(topic_filter, qos)
+                self._unconfirmed.add(self._client.subscribe(topic_filter, qos)[1])
 
     # -- requests ------------------------------------------------------------------------------------------------------
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from nrp_common import bus as bus_module
 from nrp_common.bus import BrokerAddress, Bus, Responder, Will
 from nrp_common.errors import BusUnavailable, CommandTimeout
 from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Command, CommandEvent, Refusal, Reply
+from tests.brokers import plain_port
 from tests.mosquitto import Mosquitto
 from tests.waiting import wait_until
 
@@ -166,6 +168,35 @@ def test_a_handler_added_while_the_bus_connects_hears_everything(broker: BrokerA
         heard = Heard(bus, topic)
         wait_until(lambda heard=heard: heard.payloads, 5)  # type: ignore[misc]
         bus.close()
+
+
+def test_what_is_published_once_subscriptions_are_confirmed_is_heard(make_bus: MakeBus) -> None:
+    bus, sender = make_bus(), make_bus()
+    for _ in range(20):
+        heard = Heard(bus, topic := unique("data"))
+        bus.await_subscriptions(5)
+        sender.publish(topic, b"once")
+        wait_until(lambda heard=heard: heard.payloads == [b"once"])  # type: ignore[misc]
+
+
+def test_a_subscription_that_is_not_confirmed_in_time_is_an_error(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus = connect(fleeting_broker.address)
+    bus.await_subscriptions(5)
+    fleeting_broker.freeze()
+    Heard(bus, unique("data"))
+    with pytest.raises(BusUnavailable, match=r"confirmed no subscription within 0\.1 s"):
+        bus.await_subscriptions(0.1)
+    fleeting_broker.thaw()
+    bus.await_subscriptions(5)
+
+
+def test_a_bus_may_speak_mqtt_3_1_1(connect: MakeBus, broker: BrokerAddress) -> None:
+    address = BrokerAddress(broker.host, plain_port(broker))
+    bus, topic = connect(address, protocol=MQTTProtocolVersion.MQTTv311), unique("data")
+    heard = Heard(bus, topic)
+    bus.await_subscriptions(5)
+    bus.publish(topic, b"1", qos=1)
+    wait_until(lambda: heard.payloads == [b"1"])
 
 
 def test_a_flood_at_qos_0_is_cut_and_qos_1_still_arrives(
