@@ -120,7 +120,7 @@ class EngineFailed(ExperimentError, RuntimeError):
 
 
 class FunctionFailed(ExperimentError, RuntimeError):
-    """A transceiver, preprocessing or status function raised an exception, or is not what a function has to be."""
+    """A function of the experiment, or a node of its graph, raised an exception, or is not what it has to be."""
 
 
 class CoreFailed(ExperimentError, RuntimeError):

@@ -9,7 +9,14 @@ from types import ModuleType
 
 from nrp_common.errors import FunctionFailed
 from nrp_simserver.cores.configuration import FunctionConfiguration, SimulationConfiguration
-from nrp_simserver.cores.embedded.functions import Function, declarations, function_error, misuse, start_declarations
+from nrp_simserver.cores.embedded.functions import (
+    Declared,
+    Function,
+    declarations,
+    function_error,
+    misuse,
+    start_declarations,
+)
 from nrp_simserver.cores.embedded.surroundings import import_from_beside
 
 logger = logging.getLogger(__name__)
@@ -24,21 +31,35 @@ def load_functions(configuration: SimulationConfiguration, folder: Path) -> list
     Raises:
         FunctionFailed: a file raised, or does not define the function that the configuration says it does.
     """
-    module = ModuleType(_MODULE)
-    sys.modules[_MODULE] = module
+    module = functions_module()
     functions = [
         _load(entry, folder, module, ("transceiver", "preprocessing"))
         for entry in configuration.functions
         if entry.active
     ]
-    if configuration.status_function is not None and configuration.status_function.active:
-        functions.append(_load(configuration.status_function, folder, module, ("status",)))
-    return functions
+    return functions + load_status_function(configuration, folder, module)
 
 
-def _load(entry: FunctionConfiguration, folder: Path, module: ModuleType, kinds: tuple[str, ...]) -> Function:
-    path = folder / entry.file
-    placeholder = Function("transceiver", "", load_functions, name=entry.name, file=entry.file)
+def load_status_function(configuration: SimulationConfiguration, folder: Path, module: ModuleType) -> list[Function]:
+    """Run the file of the status function, if one is active, in those globals. Raises as `load_functions`."""
+    entry = configuration.status_function
+    return [_load(entry, folder, module, ("status",))] if entry is not None and entry.active else []
+
+
+def functions_module() -> ModuleType:
+    """The module whose globals all functions of an experiment share, empty."""
+    module = ModuleType(_MODULE)
+    sys.modules[_MODULE] = module
+    return module
+
+
+def run_file(file: str, folder: Path, module: ModuleType) -> list[Declared]:
+    """Run a file of the experiment in the globals of a module; returns what it declares.
+
+    Raises:
+        FunctionFailed: it raised.
+    """
+    path = folder / file
     start_declarations()
     module.__file__ = str(path)
     import_from_beside(path)
@@ -46,8 +67,12 @@ def _load(entry: FunctionConfiguration, folder: Path, module: ModuleType, kinds:
         code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  the experiment's own code, which its owner asked to be run
     except (Exception, SystemExit) as error:
-        raise function_error(placeholder, error, folder) from error
-    declared = declarations()
+        raise function_error(Declared(run_file, name=path.stem, file=file), error, folder) from error
+    return declarations()
+
+
+def _load(entry: FunctionConfiguration, folder: Path, module: ModuleType, kinds: tuple[str, ...]) -> Function:
+    declared = [found for found in run_file(entry.file, folder, module) if isinstance(found, Function)]
     if not declared:
         raise FunctionFailed(
             f"{entry.file} defines no function decorated with @TransceiverFunction, @PreprocessingFunction or"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from nrp_common.errors import FunctionFailed
 from nrp_simserver.cores.embedded.callables import line_of, misfit, place
@@ -40,28 +40,39 @@ class Input:
 
 
 @dataclass(eq=False)
-class Function:
-    """A decorated function of the experiment.
+class Declared:
+    """A function of the experiment that a decorator declared, of whatever kind.
 
     Attributes:
-        kind: when it runs.
-        engine: the engine it is linked to: it runs when that engine's step has ended. "" for the status function.
         call: the function as written.
-        inputs: its arguments.
-        name: how the configuration calls it.
+        name: how others call it.
         file: the file it is in, relative to the experiment's folder.
     """
 
-    kind: Kind
-    engine: str
     call: Callable[..., Any]
-    inputs: list[Input] = field(default_factory=list)
-    name: str = ""
-    file: str = ""
+    name: str = field(default="", kw_only=True)
+    file: str = field(default="", kw_only=True)
+
+    what: ClassVar[str] = "function"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function as written."""
         return self.call(*args, **kwargs)
+
+
+@dataclass(eq=False)
+class Function(Declared):
+    """A function that runs after the steps of engines.
+
+    Attributes:
+        kind: when it runs.
+        engine: the engine it is linked to: it runs when that engine's step has ended. "" for the status function.
+        inputs: its arguments.
+    """
+
+    kind: Kind
+    engine: str
+    inputs: list[Input] = field(default_factory=list)
 
     def requested(self) -> list[DataPackIdentifier]:
         """The datapacks that engines have to be asked for."""
@@ -72,7 +83,7 @@ class Function:
         return misfit(self.call, **{given.keyword: None for given in self.inputs})
 
 
-_declared: list[Function] = []
+_declared: list[Declared] = []
 """The functions declared since `start_declarations`, in order. Files are loaded one at a time, in one thread."""
 
 
@@ -81,17 +92,28 @@ def start_declarations() -> None:
     _declared.clear()
 
 
-def declarations() -> list[Function]:
+def declarations() -> list[Declared]:
     """What was declared since `start_declarations`."""
     return list(_declared)
 
 
+DeclaredT = TypeVar("DeclaredT", bound=Declared)
+
+
+def declare(declared: DeclaredT, decorator: str) -> DeclaredT:
+    """Note what `decorator` declares.
+
+    Raises:
+        TypeError: what it decorates is no plain function.
+    """
+    if isinstance(declared.call, Declared) or not callable(declared.call):
+        raise TypeError(f"{decorator} decorates a plain function and goes below all other decorators")
+    _declared.append(declared)
+    return declared
+
+
 def _declare(kind: Kind, engine: str, call: Any) -> Function:
-    if isinstance(call, Function) or not callable(call):
-        raise TypeError(f"{_DECORATORS[kind]} decorates a plain function and goes below all other decorators")
-    function = Function(kind, engine, call)
-    _declared.append(function)
-    return function
+    return declare(Function(call, kind, engine), _DECORATORS[kind])
 
 
 _DECORATORS = {
@@ -103,7 +125,7 @@ _DECORATORS = {
 
 def TransceiverFunction(engine: str) -> Callable[[Any], Function]:  # noqa: N802  nrp-core's name
     """Declare a function that runs whenever `engine` has ended a step; it returns a list of datapacks for engines."""
-    _expect_text("TransceiverFunction", "the engine's name", engine)
+    expect_text("TransceiverFunction", "the engine's name", engine)
     return lambda call: _declare("transceiver", engine, call)
 
 
@@ -112,7 +134,7 @@ def PreprocessingFunction(engine: str) -> Callable[[Any], Function]:  # noqa: N8
 
     What it returns is not sent to the engine: it is read with `PreprocessedDataPack`.
     """
-    _expect_text("PreprocessingFunction", "the engine's name", engine)
+    expect_text("PreprocessingFunction", "the engine's name", engine)
     return lambda call: _declare("preprocessing", engine, call)
 
 
@@ -161,7 +183,7 @@ def SimulationIteration(keyword: str) -> Callable[[Any], Function]:  # noqa: N80
 
 
 def _input(given: Input) -> Callable[[Any], Function]:
-    _expect_text("a decorator", "keyword", given.keyword)
+    expect_text("a decorator", "keyword", given.keyword)
 
     def add(function: Any) -> Function:
         if not isinstance(function, Function):
@@ -176,24 +198,25 @@ def _input(given: Input) -> Callable[[Any], Function]:
     return add
 
 
-def _expect_text(decorator: str, what: str, value: object) -> None:
+def expect_text(decorator: str, what: str, value: object) -> None:
+    """Raise TypeError when what a decorator was given is no text."""
     if not isinstance(value, str):
         raise TypeError(f"{decorator}: {what} has to be text, it is {type(value).__name__}")
 
 
-def misuse(function: Function, what: str) -> FunctionFailed:
+def misuse(function: Declared, what: str) -> FunctionFailed:
     """The error of a function that is not what a function has to be."""
     line = line_of(function.call, function.file)
     return FunctionFailed(
-        f"{place(function.file, line)}: function {function.name!r} {what}", file=function.file, line=line
+        f"{place(function.file, line)}: {function.what} {function.name!r} {what}", file=function.file, line=line
     )
 
 
-def function_error(function: Function, error: BaseException, folder: Path) -> FunctionFailed:
+def function_error(function: Declared, error: BaseException, folder: Path) -> FunctionFailed:
     """The error of a function that raised `error`."""
     if isinstance(error, FunctionFailed):
         return error
     found = locate(error, folder)
     if not found.file:
-        return FunctionFailed(f"function {function.name!r}: {found.describe(function.file)}", file=function.file)
+        return FunctionFailed(f"{function.what} {function.name!r}: {found.describe(function.file)}", file=function.file)
     return FunctionFailed(found.describe(), file=found.file, line=found.line)
