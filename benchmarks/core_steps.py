@@ -19,6 +19,9 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 JSON = EXPERIMENTS / "endless"
 MESSAGES = EXPERIMENTS / "messages"
 
+GRAPH = {"DataPackProcessor": "cg", "ComputationalGraph": ["graph.py"], "DataPackProcessingFunctions": []}
+"""What has the JSON experiment do with a computational graph what it does with a function."""
+
 STEPS = 2_000
 WARM_UP = 500
 ROUNDS = 15
@@ -29,10 +32,12 @@ IMPORTS = 5
 def measure_core() -> list[Figure]:
     """A step with datapacks passed by value and by reference, and how long it takes to get ready; medians of rounds."""
     json_by_value, json_by_reference = _steps(JSON)
+    graph_by_value, _ = _steps(JSON, **GRAPH)
     messages_by_value, messages_by_reference = _steps(MESSAGES)
     return [
         Figure("a step, two engines and a function, by value", json_by_value, "7000 us", "30 us"),
         Figure("a step, two engines and a function, by reference", json_by_reference, "7000 us", "30 us"),
+        Figure("a step, two engines and a node of a graph, by value", graph_by_value),
         Figure("a step, two python_grpc engines and a function, by value", messages_by_value),
         Figure("a step, two python_grpc engines and a function, by reference", messages_by_reference),
         Figure("initialise the experiment of python_json engines", _initialisation(JSON), "3800 ms", "10 ms"),
@@ -41,18 +46,20 @@ def measure_core() -> list[Figure]:
     ]
 
 
-def _steps(experiment: Path) -> tuple[str, str]:
+def _steps(experiment: Path, **fields: object) -> tuple[str, str]:
     """A step by value and one by reference, in rounds that alternate: both meet the machine in all its moods."""
-    rounds = [(_step_s(experiment, "value"), _step_s(experiment, "reference")) for _ in range(ROUNDS)]
+    rounds = [
+        (_step_s(experiment, "value", **fields), _step_s(experiment, "reference", **fields)) for _ in range(ROUNDS)
+    ]
     by_value, by_reference = (f"{statistics.median(times_s) * 1e6:.1f} us" for times_s in zip(*rounds, strict=True))
     return by_value, by_reference
 
 
-def _step_s(experiment: Path, argument_passing: str) -> float:
+def _step_s(experiment: Path, argument_passing: str, **fields: object) -> float:
     """In processor time: nothing in a step waits, and what else the machine does says nothing about the core."""
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        core = EmbeddedCore(copied(experiment, Path(scratch), argument_passing))
+        core = EmbeddedCore(copied(experiment, Path(scratch), argument_passing, **fields))
         stack.enter_context(chdir(core.folder))  # as a simulation server is
         core.initialize()
         core.run_loop(WARM_UP)
@@ -87,10 +94,10 @@ def _import_of_protobuf() -> str:
     return f"{statistics.median(times_s) * 1e3:.0f} ms"
 
 
-def copied(experiment: Path, scratch: Path, argument_passing: str = "value") -> Path:
-    """A copy of an experiment in the folder `scratch`, with functions' arguments passed like that."""
+def copied(experiment: Path, scratch: Path, argument_passing: str = "value", **fields: object) -> Path:
+    """A copy of an experiment in the folder `scratch`: arguments passed like that, with these fields configured."""
     folder = Path(shutil.copytree(experiment, scratch / "experiment"))
     file = folder / "simulation_config.json"
-    configuration = json.loads(file.read_text()) | {"FunctionArgumentsPassingMethod": argument_passing}
+    configuration = json.loads(file.read_text()) | {"FunctionArgumentsPassingMethod": argument_passing, **fields}
     file.write_text(json.dumps(configuration))
     return folder

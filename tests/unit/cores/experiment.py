@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from nrp_simserver.cores import DataPublisher
+from nrp_simserver.cores import BrokerConnector, DataPublisher, Rest
 from nrp_simserver.cores.embedded import EmbeddedCore
 
 seen: list[Any] = []
@@ -86,15 +87,33 @@ class Experiment:
         self.configuration["StatusFunction"] = self._function_file("status", source)
         return self
 
+    def graph(self, source: str, name: str = "graph") -> Experiment:
+        """Add a file of the computational graph, which takes the place of transceiver functions."""
+        self.file(
+            f"{name}.py",
+            "from nrp_core import *\nfrom nrp_core.event_loop import *\nfrom nrp_core.data.nrp_json import *\n"
+            "from tests.unit.cores.experiment import seen\n",
+            source,
+        )
+        self.configuration["DataPackProcessor"] = "cg"
+        self.configuration.setdefault("ComputationalGraph", []).append(f"{name}.py")
+        return self
+
     def file(self, name: str, *parts: str) -> Experiment:
         """Add a file."""
         (self.folder / name).write_text("".join(dedent(part) for part in parts), encoding="utf-8")
         return self
 
-    def core(self, publisher: DataPublisher | None = None, **fields: Any) -> EmbeddedCore:
+    def core(
+        self,
+        publisher: DataPublisher | None = None,
+        connect: BrokerConnector | None = None,
+        rest: Rest = time.sleep,
+        **fields: Any,
+    ) -> EmbeddedCore:
         """The core that runs it, with further fields of the configuration."""
         self.file("simulation_config.json", json.dumps({**self.configuration, **fields}))
-        return EmbeddedCore(self.folder, publisher=publisher)
+        return EmbeddedCore(self.folder, publisher=publisher, connect=connect, rest=rest)
 
     def started(self, **fields: Any) -> EmbeddedCore:
         """The core that runs it, initialised."""

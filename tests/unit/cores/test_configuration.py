@@ -43,6 +43,14 @@ def function(**fields: Any) -> dict[str, Any]:
     return simulation(DataPackProcessingFunctions=[fields])
 
 
+def graph(**fields: Any) -> dict[str, Any]:
+    return simulation(**{"DataPackProcessor": "cg", "ComputationalGraph": ["f.py"], **fields})
+
+
+def event_loop(**fields: Any) -> dict[str, Any]:
+    return {"SimulationLoop": "EventLoop", "ComputationalGraph": ["f.py"], "EventLoop": fields}
+
+
 def test_defaults_are_those_of_nrp_core(tmp_path: Path) -> None:
     configuration = load(tmp_path, simulation(DataPackProcessingFunctions=[{"Name": "f", "FileName": "f.py"}]))
     assert configuration.timeout_ns == 0
@@ -124,6 +132,42 @@ def test_a_file_of_a_function_that_is_not_active_may_be_missing(tmp_path: Path) 
     load(tmp_path, function(Name="f", FileName="none.py", IsActive=False))
 
 
+def test_a_loop_in_real_time_needs_no_engines(tmp_path: Path) -> None:
+    text = json.dumps(event_loop(Timestep="@", Timeout=2.5)).replace('"@"', "0.1")
+    configuration = load(tmp_path, text)
+    assert configuration.timestep_ns == 100_000_000
+    assert configuration.timeout_ns == 2_500_000_000
+
+
+def test_times_of_the_event_loop_mean_nothing_to_the_fti_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    configuration = load(tmp_path, simulation(EventLoop={"Timestep": 1, "Timeout": 1}))
+    assert (configuration.timestep_ns, configuration.timeout_ns) == (10_000_000, 0)
+    assert 'EventLoop has no effect: it needs SimulationLoop "EventLoop"' in caplog.text
+
+
+def test_what_a_graph_leaves_no_room_for_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    functions = [{"Name": "f", "FileName": "none.py"}]
+    load(tmp_path, graph(DataPackProcessingFunctions=functions))
+    assert "DataPackProcessingFunctions has no effect: the ComputationalGraph takes its place" in caplog.text
+    load(tmp_path, simulation(ComputationalGraph=["none.py"]))
+    assert (
+        'ComputationalGraph has no effect: it needs DataPackProcessor "cg" or SimulationLoop "EventLoop"' in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("broker", "address"),
+    [
+        ("host:1884", ("host", 1884)),
+        ("tcp://host:1884", ("host", 1884)),
+        ("host", ("host", 1883)),
+        ("[::1]:1884", ("::1", 1884)),
+    ],
+)
+def test_the_broker_of_mqtt_nodes_is_an_address(broker: str, address: tuple[str, int], tmp_path: Path) -> None:
+    assert load(tmp_path, graph(MQTTNode={"MQTTBroker": broker})).mqtt_node.address == address
+
+
 NESTED = 100_000
 
 
@@ -186,8 +230,22 @@ NESTED = 100_000
             simulation(SimulationLoop="Forever"),
             "SimulationLoop: has to be 'FTILoop' or 'EventLoop' (it is \"Forever\")",
         ),
-        (simulation(SimulationLoop="EventLoop"), 'SimulationLoop: "EventLoop" is not supported; allowed is "FTILoop"'),
-        (simulation(DataPackProcessor="cg"), 'DataPackProcessor: "cg" is not supported; allowed is "tf"'),
+        (
+            simulation(SimulationLoop="EventLoop"),
+            'ComputationalGraph: at least one file has to be given, for SimulationLoop "EventLoop"',
+        ),
+        (
+            simulation(DataPackProcessor="cg"),
+            'ComputationalGraph: at least one file has to be given, for DataPackProcessor "cg"',
+        ),
+        ({"DataPackProcessor": "cg", "ComputationalGraph": ["f.py"]}, "EngineConfigs: at least one engine"),
+        (graph(ComputationalGraph="f.py"), "ComputationalGraph: has to be a list"),
+        (graph(ComputationalGraph=[""]), "ComputationalGraph.0: may not be empty"),
+        (graph(ComputationalGraph=["f.py", "g.py"]), "ComputationalGraph.1: the experiment has no file 'g.py'"),
+        (event_loop(Timestep=0), "EventLoop.Timestep: has to be at least a nanosecond (it is 0)"),
+        (event_loop(Timeout="1"), 'EventLoop.Timeout: has to be a number of seconds (it is "1")'),
+        (graph(MQTTNode={"MQTTBroker": "host:port"}), 'MQTTNode.MQTTBroker: has to be "host:port"'),
+        (graph(MQTTNode={"MQTTBroker": ":1883"}), 'MQTTNode.MQTTBroker: has to be "host:port" (it is ":1883")'),
         (simulation(SimulationTimeout=-1), "SimulationTimeout: has to be a number of seconds from 0"),
         (simulation(SimulationTimeout=1e-10), "SimulationTimeout: has to be at least a nanosecond (it is 1E-10)"),
         (simulation(StatusFunction=[]), "StatusFunction: has to be an object (it is a list)"),

@@ -7,8 +7,11 @@ which core drives it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from nrp_simserver.cores.configuration import MQTTNodeConfiguration
 
 DataPublisher = Callable[[str, bytes, int, bool], None]
 """Publishes streamed data: (topic below the simulation's, e.g. "data/camera"; payload; QoS 0..2; retained)."""
@@ -33,16 +36,39 @@ def number_of_iterations(given: Any) -> int:
     return number
 
 
+class MessageBroker(Protocol):
+    """A connection to an MQTT broker for the MQTT nodes of a computational graph. Topics are as the experiment says."""
+
+    def subscribe(self, takers: Mapping[str, Callable[[bytes], None]]) -> None:
+        """Have each message on a topic taken by its taker, in another thread, in place of what was subscribed before.
+
+        When it returns, the broker knows; what it has retained on these topics arrives once more.
+        """
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish and return at once."""
+
+    def close(self) -> None:
+        """Say goodbye, when what was published is delivered or has had its time."""
+
+
+BrokerConnector = Callable[["MQTTNodeConfiguration"], MessageBroker]
+"""Connects to the broker that the MQTT nodes are to use. Raises an NRPError when it cannot be reached."""
+
+Rest = Callable[[float], object]
+"""Lets so many seconds pass, or fewer when the simulation is paused or stopped meanwhile."""
+
+
 class NrpCore(Protocol):
     """One co-simulation: engines and functions stepped in lockstep. Not thread-safe: one thread makes all the calls."""
 
     @property
     def timestep_ns(self) -> int:
-        """The simulated time of one `run_loop(1)`, the smallest EngineTimestep, in nanoseconds."""
+        """The simulated time of a `run_loop(1)` in nanoseconds: the smallest EngineTimestep, or EventLoop.Timestep."""
 
     @property
     def timeout_ns(self) -> int:
-        """The SimulationTimeout in nanoseconds, 0 for none."""
+        """The SimulationTimeout, or EventLoop.Timeout, in nanoseconds, 0 for none."""
 
     @property
     def steps_at_once(self) -> int:

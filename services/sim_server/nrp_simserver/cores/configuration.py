@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -33,6 +34,9 @@ _OWN_PROCESS = "OwnProcess"
 
 REAL_TIME_FACTOR = "RealTimeFactor"
 """The one field that is not nrp-core's: a limit to how fast simulated time passes."""
+
+MQTT_PORT = 1883
+"""Where brokers listen when nobody said where."""
 
 
 def _nanoseconds(seconds: object) -> int:
@@ -275,13 +279,54 @@ class ExternalProcess(_Section):
         return _variables(self.environment)
 
 
+class EventLoopConfiguration(_Section):
+    """How a loop in real time runs: EventLoop."""
+
+    timestep_ns: PositiveSeconds = Field(10_000_000, alias="Timestep")
+    timeout_ns: Seconds = Field(0, alias="Timeout")
+    tolerated_lag_ns: Seconds = Field(10_000_000, alias="TimestepWarn")
+
+
+class MQTTNodeConfiguration(_Section):
+    """Where the MQTT nodes of a computational graph are connected: MQTTNode.
+
+    Attributes:
+        broker: `host:port`; "" for the broker that the simulation itself uses.
+        client_name: begins the name under which that broker knows the simulation.
+    """
+
+    broker: str = Field("", alias="MQTTBroker")
+    client_name: str = Field("nrp_core", alias="ClientName")
+
+    @field_validator("broker")
+    @classmethod
+    def _is_an_address(cls, broker: str) -> str:
+        try:
+            is_one = not broker or bool(_host_and_port(broker)[0])
+        except ValueError:
+            is_one = False
+        if not is_one:
+            raise ValueError('has to be "host:port"')
+        return broker
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `broker`."""
+        return _host_and_port(self.broker)
+
+
+def _host_and_port(broker: str) -> tuple[str, int]:
+    address = urlsplit(f"//{broker.removeprefix('tcp://').removeprefix('mqtt://')}")
+    return address.hostname or "", address.port or MQTT_PORT
+
+
 class SimulationConfiguration(_Section):
     """The whole of a simulation_config.json."""
 
     name: str = Field("", alias="SimulationName")
     description: str = Field("", alias="SimulationDescription")
     loop: Literal["FTILoop", "EventLoop"] = Field("FTILoop", alias="SimulationLoop")
-    timeout_ns: Seconds = Field(0, alias="SimulationTimeout")
+    declared_timeout_ns: Seconds = Field(0, alias="SimulationTimeout")
     declared_timestep_ns: PositiveSeconds = Field(10_000_000, alias="SimulationTimestep")
     real_time_factor: RealTimeFactor = Field(0.0, alias=REAL_TIME_FACTOR)
     processor: Literal["tf", "cg"] = Field("tf", alias="DataPackProcessor")
@@ -291,14 +336,35 @@ class SimulationConfiguration(_Section):
     external_processes: list[ExternalProcess] = Field([], alias="ExternalProcesses")
     argument_passing: Literal["value", "reference"] = Field("value", alias="FunctionArgumentsPassingMethod")
     process_launcher: str = Field("Basic", alias="ProcessLauncherType")
-    computational_graph: Any = Field(None, alias="ComputationalGraph")
-    event_loop: Any = Field(None, alias="EventLoop")
+    computational_graph: list[Name] = Field([], alias="ComputationalGraph")
+    event_loop: EventLoopConfiguration = Field(EventLoopConfiguration(), alias="EventLoop")
     ros_node: Any = Field(None, alias="ROSNode")
-    mqtt_node: Any = Field(None, alias="MQTTNode")
+    mqtt_node: MQTTNodeConfiguration = Field(MQTTNodeConfiguration(), alias="MQTTNode")
+
+    @property
+    def runs_in_real_time(self) -> bool:
+        """Whether the loop is the EventLoop."""
+        return self.loop == "EventLoop"
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether a computational graph takes the place of transceiver functions."""
+        return self.processor == "cg" or self.runs_in_real_time
+
+    @property
+    def timeout_ns(self) -> int:
+        """When the simulation ends, 0 for never: after SimulationTimeout; in real time after EventLoop.Timeout, too."""
+        timeouts = [self.declared_timeout_ns, self.event_loop.timeout_ns if self.runs_in_real_time else 0]
+        return min((timeout for timeout in timeouts if timeout), default=0)
 
     @property
     def timestep_ns(self) -> int:
-        """The loop's step: the smallest EngineTimestep; without engines what SimulationTimestep says."""
+        """The loop's step: in real time EventLoop.Timestep.
+
+        Else the smallest EngineTimestep; without engines what SimulationTimestep says.
+        """
+        if self.runs_in_real_time:
+            return self.event_loop.timestep_ns
         return min((engine.timestep_ns for engine in self.engines), default=self.declared_timestep_ns)
 
     @model_validator(mode="after")
@@ -368,7 +434,7 @@ def load_configuration(
         raise ConfigurationError(f"{file}: {_faults(error)}", file=file) from None
     except RecursionError:
         raise _nested_too_deeply(file) from None
-    _refuse_unsupported(configuration, file)
+    _refuse_incomplete(configuration, file)
     try:
         for field, name in _files(configuration):
             experiment_file(folder, name, field)
@@ -379,6 +445,8 @@ def load_configuration(
         raise ConfigurationError(f"{file}: {error}", file=file) from None
     for field in _unknown_fields(configuration, ""):
         logger.warning("%s: field %s is unknown and has no effect", file, field)
+    for field, because in _fields_without_effect(configuration):
+        logger.warning("%s: %s has no effect: %s", file, field, because)
     return configuration
 
 
@@ -469,6 +537,7 @@ def _entry(entries: Any, step: str, place: str, file: str) -> Any:
 
 _TIMES = frozenset({"SimulationTimeout", "SimulationTimestep"})
 _ENGINE_TIMES = frozenset({"EngineTimestep", "EngineCommandTimeout"})
+_EVENT_LOOP_TIMES = frozenset({"Timestep", "Timeout", "TimestepWarn"})
 
 
 def _with_exact_times_only(tree: dict[str, Any]) -> dict[str, Any]:
@@ -477,6 +546,8 @@ def _with_exact_times_only(tree: dict[str, Any]) -> dict[str, Any]:
     engines = tree.get("EngineConfigs")
     if isinstance(engines, list):
         plain["EngineConfigs"] = [_with_floats(engine, _ENGINE_TIMES) for engine in engines]
+    if "EventLoop" in tree:
+        plain["EventLoop"] = _with_floats(tree["EventLoop"], _EVENT_LOOP_TIMES)
     return plain
 
 
@@ -525,14 +596,13 @@ def _as_written(value: object) -> str:
     return text.encode(errors="backslashreplace").decode()  # JSON may contain what is no valid Unicode
 
 
-def _refuse_unsupported(configuration: SimulationConfiguration, file: str) -> None:
-    if configuration.loop != "FTILoop":
+def _refuse_incomplete(configuration: SimulationConfiguration, file: str) -> None:
+    if configuration.has_graph and not configuration.computational_graph:
+        setting = 'SimulationLoop "EventLoop"' if configuration.runs_in_real_time else 'DataPackProcessor "cg"'
         raise ConfigurationError(
-            f'{file}: SimulationLoop: "EventLoop" is not supported; allowed is "FTILoop"', file=file
+            f"{file}: ComputationalGraph: at least one file has to be given, for {setting}", file=file
         )
-    if configuration.processor != "tf":
-        raise ConfigurationError(f'{file}: DataPackProcessor: "cg" is not supported; allowed is "tf"', file=file)
-    if not configuration.engines:
+    if not configuration.engines and not configuration.runs_in_real_time:
         raise ConfigurationError(f"{file}: EngineConfigs: at least one engine has to be given", file=file)
 
 
@@ -542,11 +612,24 @@ def _files(configuration: SimulationConfiguration) -> Iterator[tuple[str, str]]:
         for attribute in engine.files:
             alias = type(engine).model_fields[attribute].alias
             yield f"EngineConfigs.{index}.{alias}", getattr(engine, attribute)
+    if configuration.has_graph:
+        for index, name in enumerate(configuration.computational_graph):
+            yield f"ComputationalGraph.{index}", name
     for index, function in enumerate(configuration.functions):
-        if function.active:
+        if function.active and not configuration.has_graph:
             yield f"DataPackProcessingFunctions.{index}.FileName", function.file
     if configuration.status_function is not None and configuration.status_function.active:
         yield "StatusFunction.FileName", configuration.status_function.file
+
+
+def _fields_without_effect(configuration: SimulationConfiguration) -> Iterator[tuple[str, str]]:
+    """Fields that were given for nothing, each with the reason."""
+    if configuration.has_graph and configuration.functions:
+        yield "DataPackProcessingFunctions", "the ComputationalGraph takes its place"
+    if configuration.computational_graph and not configuration.has_graph:
+        yield "ComputationalGraph", 'it needs DataPackProcessor "cg" or SimulationLoop "EventLoop"'
+    if "event_loop" in configuration.model_fields_set and not configuration.runs_in_real_time:
+        yield "EventLoop", 'it needs SimulationLoop "EventLoop"'
 
 
 def _unknown_fields(section: _Section, place: str) -> Iterator[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nrp_common.errors import EngineUnavailable
-from nrp_simserver.cores import DataPublisher, EngineProcesses, NrpCore
+from nrp_simserver.cores import BrokerConnector, DataPublisher, EngineProcesses, NrpCore, Rest
 from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.nrpcoresim.program import find_program
@@ -23,6 +24,8 @@ def create_core(
     *,
     config_file: str = DEFAULT_FILE,
     engine_processes: EngineProcesses = "needed",
+    connect: BrokerConnector | None = None,
+    rest: Rest = time.sleep,
     nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions(),  # noqa: B008  immutable
     divert: Callable[[], str] | None = None,
 ) -> NrpCore:
@@ -36,6 +39,8 @@ def create_core(
         publisher: publishes the data that the experiment streams through the embedded core.
         config_file: where the configuration was read from, relative to `folder`.
         engine_processes: which engines of the embedded core run in processes of their own.
+        connect: connects the MQTT nodes of a computational graph in the embedded core; without one there can be none.
+        rest: lets time pass between the steps of a loop in real time of the embedded core.
         nrpcoresim: how to come by the original program.
         divert: called when the original program will publish streamed data itself, returns the MQTT prefix below which
             it is to do that; without it that is the configuration's.
@@ -45,7 +50,14 @@ def create_core(
     """
     if kind != "nrpcoresim":
         try:
-            return _embedded(configuration, folder, publisher, engine_processes)
+            return _embedded(
+                configuration,
+                folder,
+                publisher=publisher,
+                engine_processes=engine_processes,
+                connect=connect,
+                rest=rest,
+            )
         except EngineUnavailable:
             if kind == "embedded" or not (nrpcoresim.address or find_program(nrpcoresim.program)):
                 raise
@@ -57,12 +69,7 @@ def create_core(
 # Imported when needed: a launcher that only reads configurations needs neither, and gRPC cannot be forked.
 
 
-def _embedded(
-    configuration: SimulationConfiguration,
-    folder: Path,
-    publisher: DataPublisher | None,
-    engine_processes: EngineProcesses,
-) -> NrpCore:
+def _embedded(configuration: SimulationConfiguration, folder: Path, **options: Any) -> NrpCore:
     from nrp_simserver.cores import embedded
 
     for engine in configuration.engines:
@@ -71,9 +78,7 @@ def _embedded(
                 f"engine {engine.name!r} is of type {engine.type}: it needs the original nrp-core, the program"
                 " NRPCoreSim on the PATH"
             )
-    return embedded.EmbeddedCore(
-        folder, configuration=configuration, publisher=publisher, engine_processes=engine_processes
-    )
+    return embedded.EmbeddedCore(folder, configuration=configuration, **options)
 
 
 def _original(

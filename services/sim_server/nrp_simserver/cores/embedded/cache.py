@@ -88,7 +88,7 @@ class Cache:
         It takes the place of an engine's own datapack of that name until that is fetched again; who asks for what was
         preprocessed gets it for longer.
         """
-        entry, made = self._entry(datapack.name, datapack.engine_name), self._made_entry(datapack)
+        entry, made = self.entry(datapack.name, datapack.engine_name), self._made_entry(datapack)
         if not entry.preprocessed:
             entry.fetched = entry.datapack
         entry.datapack = made.datapack = datapack
@@ -103,7 +103,7 @@ class Cache:
             for datapack in function.requested()
             if datapack.engine_name == engine
         }
-        return [(name, self._entry(name, engine)) for name in sorted(names)]
+        return [(name, self.entry(name, engine)) for name in sorted(names)]
 
     def arguments(self, function: Function) -> list[tuple[str, Callable[[], Any]]]:
         """For each argument of a function its keyword and what makes its value."""
@@ -121,7 +121,7 @@ class Cache:
         return lambda: {name: read() for name, read in readers}
 
     def _reader(self, function: Function, given: Input, datapack: DataPackIdentifier) -> Callable[[], DataPack]:
-        entry = self._entry(datapack.name, datapack.engine_name)
+        entry = self.entry(datapack.name, datapack.engine_name)
         read = self._reading(entry)
         if function.kind == "preprocessing":
             return lambda: self._unprocessed(entry) if entry.preprocessed else read()
@@ -144,7 +144,8 @@ class Cache:
         fetched.mark(updated=True)
         return fetched
 
-    def _entry(self, name: str, engine_name: str) -> CacheEntry:
+    def entry(self, name: str, engine_name: str) -> CacheEntry:
+        """Where a datapack is kept."""
         return self._entries.setdefault((name, engine_name), CacheEntry(self._clock, name, engine_name))
 
     def _made_entry(self, datapack: DataPackIdentifier | DataPack) -> CacheEntry:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nrp_common.errors import CallNotAllowed, ConfigurationError
-from nrp_simserver.cores import DataPublisher, EngineProcesses, number_of_iterations
+from nrp_simserver.cores import BrokerConnector, DataPublisher, EngineProcesses, number_of_iterations
 from nrp_simserver.cores.configuration import DEFAULT_FILE, load_configuration
 from nrp_simserver.cores.embedded.core import EmbeddedCore
 
@@ -43,6 +43,7 @@ class NrpCore:
         server_timeout: of no meaning here: there is no server to wait for.
         publisher: publishes the data that a data transfer engine streams; without one nothing is streamed.
         engine_processes: "all" to have engines run in processes of their own, also those that need none.
+        connect: connects the MQTT nodes of a computational graph; without one there can be none.
 
     Raises:
         ConfigurationError: the configuration, or an override of it, is missing or wrong.
@@ -60,14 +61,20 @@ class NrpCore:
         *,
         publisher: DataPublisher | None = None,
         engine_processes: EngineProcesses = "needed",
+        connect: BrokerConnector | None = None,
     ) -> None:
         folder = Path(experiment_folder or ".").resolve()
         configuration = load_configuration(folder, config_file, overrides_in(args))
+        self._stop_asked = threading.Event()
         self._core = EmbeddedCore(
-            folder, configuration=configuration, publisher=publisher, engine_processes=engine_processes
+            folder,
+            configuration=configuration,
+            publisher=publisher,
+            engine_processes=engine_processes,
+            connect=connect,
+            rest=self._stop_asked.wait,
         )
         self._calls = threading.Lock()  # the core takes one call at a time
-        self._stop_asked = threading.Event()
         self._is_closed = False
 
     def initialize(self) -> list[Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nrp_common.errors import CallNotAllowed, EngineFailed, EngineUnavailable
-from nrp_simserver.cores import DataPublisher, EngineProcesses, number_of_iterations
+from nrp_simserver.cores import BrokerConnector, DataPublisher, EngineProcesses, Rest, number_of_iterations
 from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration, load_configuration
 from nrp_simserver.cores.embedded.engine import Engine, engine_error
+from nrp_simserver.cores.embedded.event_loop.loops import EventLoop, GraphLoop
 from nrp_simserver.cores.embedded.function_files import load_functions
 from nrp_simserver.cores.embedded.json_values import from_engine
 from nrp_simserver.cores.embedded.loop import Loop
@@ -35,6 +37,8 @@ class EmbeddedCore:
         configuration: the configuration, when it is read already; `config_file` is not looked at then.
         publisher: publishes the data that a data transfer engine streams; without one nothing is streamed.
         engine_processes: "all" to have engines run in processes of their own, also those that need none.
+        connect: connects the MQTT nodes of a computational graph; without one there can be none.
+        rest: lets time pass between the steps of a loop in real time.
 
     Raises:
         ConfigurationError: the configuration is missing or wrong.
@@ -49,6 +53,8 @@ class EmbeddedCore:
         configuration: SimulationConfiguration | None = None,
         publisher: DataPublisher | None = None,
         engine_processes: EngineProcesses = "needed",
+        connect: BrokerConnector | None = None,
+        rest: Rest = time.sleep,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.configuration = configuration or load_configuration(self.folder, config_file)
@@ -63,6 +69,8 @@ class EmbeddedCore:
                 raise EngineUnavailable(f"engine {engine.name!r} is of type {engine.type}: it needs {missing}")
         self._publisher = publisher
         self._engine_processes: EngineProcesses = engine_processes
+        self._connect = connect
+        self._rest = rest
         self._state: State = "Created"
         self._engines: list[tuple[Engine[Any], Occupant]] = []  # that have to be shut down
         self._surroundings = Surroundings(self.folder)
@@ -75,7 +83,7 @@ class EmbeddedCore:
 
     @property
     def timestep_ns(self) -> int:
-        """The simulated time of one `run_loop(1)`, the smallest EngineTimestep, in nanoseconds."""
+        """The simulated time of a `run_loop(1)` in nanoseconds: the smallest EngineTimestep, or EventLoop.Timestep."""
         return self.configuration.timestep_ns
 
     @property
@@ -85,7 +93,7 @@ class EmbeddedCore:
 
     @property
     def timeout_ns(self) -> int:
-        """The SimulationTimeout in nanoseconds, 0 for none."""
+        """The SimulationTimeout, or EventLoop.Timeout, in nanoseconds, 0 for none."""
         return self.configuration.timeout_ns
 
     @property
@@ -110,18 +118,10 @@ class EmbeddedCore:
         self._surroundings.open()
         with self._leading_to_initialized:
             self._proto_files.open()
-            functions_occupant = self._surroundings.occupant()
-            engines = self._start_engines(functions_occupant)
-            self._surroundings.switch(functions_occupant)
-            functions = load_functions(self.configuration, self.folder)
-            self._loop = Loop(
-                engines,
-                functions,
-                self._surroundings,
-                functions_occupant,
-                self.folder,
-                by_reference=self.configuration.argument_passing == "reference",
-            )
+            functions = self._surroundings.occupant()
+            engines = self._start_engines(functions)
+            self._surroundings.switch(functions)
+            self._loop = self._make_loop(engines, functions)
             observations = self._loop.observations()
         self._surroundings.settle()
         return observations
@@ -193,7 +193,7 @@ class EmbeddedCore:
         """
         failed: EngineFailed | None = None
         engines, self._engines = self._engines, []
-        self._loop = None
+        loop, self._loop = self._loop, None
         self._handed_in = []
         if self._state == "Created":
             return
@@ -206,6 +206,8 @@ class EmbeddedCore:
                     failure = engine_error(engine, error)
                     failure.__cause__ = error
                     failed = failed or failure
+        if loop is not None:
+            loop.close()
         self._proto_files.close()
         self._surroundings.close()
         self._surroundings = Surroundings(self.folder)
@@ -311,6 +313,22 @@ class EmbeddedCore:
             if occupant is not functions:
                 self._engines.append((engine, occupant))
         return engines
+
+    def _make_loop(self, engines: list[tuple[Engine[Any], Occupant]], functions: Occupant) -> Loop:
+        configuration, surroundings, folder = self.configuration, self._surroundings, self.folder
+        if configuration.runs_in_real_time:
+            return EventLoop(configuration, engines, surroundings, functions, folder, self._connect, self._rest)
+        if configuration.has_graph:
+            return GraphLoop(configuration, engines, surroundings, functions, folder, self._connect)
+        return Loop(
+            engines,
+            load_functions(configuration, folder),
+            surroundings,
+            functions,
+            folder,
+            timestep_ns=configuration.timestep_ns,
+            by_reference=configuration.argument_passing == "reference",
+        )
 
     def _hand_over(self, loop: Loop) -> None:
         if self._handed_in:

@@ -53,6 +53,7 @@ class Loop:
         surroundings: switches the process between the engines and the functions.
         occupant: the functions'.
         folder: the experiment's folder, to find errors in.
+        timestep_ns: how long a step of the loop is.
         by_reference: whether functions get the cached datapacks themselves instead of views of their own.
 
     Raises:
@@ -67,6 +68,7 @@ class Loop:
         occupant: Occupant,
         folder: Path,
         *,
+        timestep_ns: int,
         by_reference: bool = False,
     ) -> None:
         self._members = {engine.name: Member(engine, own, {}) for engine, own in engines}
@@ -82,9 +84,10 @@ class Loop:
         self._cache = Cache(self.clock, by_reference=by_reference)
         self._arguments = {function: self._cache.arguments(function) for function in functions}
         self._wanted = {name: self._cache.requested(name, functions) for name in self._members}
-        self._schedule = Schedule([engine.timestep_ns for engine, _ in engines])
+        # The loop's own step comes last: something happens at its beginning, also without an engine that is due then.
+        self._schedule = Schedule([*(engine.timestep_ns for engine, _ in engines), timestep_ns])
         self._plans: dict[tuple[int, ...], Plan] = {}
-        self._timestep_ns = min(engine.timestep_ns for engine, _ in engines)
+        self._timestep_ns = timestep_ns
         self.time_ns = 0
         self.trajectory: list[Any] = []
 
@@ -132,8 +135,11 @@ class Loop:
         """An engine that takes part, by its name."""
         return self._members[name].engine
 
+    def close(self) -> None:
+        """Let go of what the loop itself holds; engines are shut down apart."""
+
     def step(self) -> bool:
-        """Run all iterations in [t, t + smallest timestep). Returns whether the status function said done in one."""
+        """Run all iterations in [t, t + timestep). Returns whether the status function said done in one."""
         self.time_ns += self._timestep_ns
         done = False
         while self.clock.now < self.time_ns:
@@ -272,7 +278,7 @@ class Loop:
         return f"engine {name!r}, which does not exist (engines are: {', '.join(self._members)})"
 
     def _make_plan(self, due: tuple[int, ...]) -> Plan:
-        members = [self._order[index] for index in due]
+        members = [self._order[index] for index in due if index < len(self._order)]
 
         def linked(kind: str) -> list[Function]:
             return [
