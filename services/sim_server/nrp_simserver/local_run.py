@@ -13,6 +13,7 @@ from nrp_simserver.cores.configuration import load_configuration, real_time_fact
 from nrp_simserver.cores.selection import Kind, create_core
 from nrp_simserver.external_processes import ExternalProcesses
 from nrp_simserver.gate import Gate
+from nrp_simserver.mqtt_nodes import connector
 from nrp_simserver.script_runner import MainScript, NRPScriptRunner
 
 NO_SIMULATION = 0
@@ -63,9 +64,16 @@ class LocalRun:
         processes.adopt_orphans()
         atexit.register(_leave_nothing_running)  # before those of the experiment, so that it is called after them
         external_processes = ExternalProcesses()
-        core = create_core(configuration, self._folder, self._kind, config_file=self._configuration_file)
         gate = Gate()
         gate.open()
+        core = create_core(
+            configuration,
+            self._folder,
+            self._kind,
+            config_file=self._configuration_file,
+            connect=connector(),
+            rest=gate.hold,
+        )
         try:
             external_processes.start(configuration.external_processes, self._folder)
             core.initialize()

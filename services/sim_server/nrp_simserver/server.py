@@ -38,6 +38,7 @@ from nrp_simserver.external_processes import ExternalProcesses
 from nrp_simserver.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
 from nrp_simserver.interruption import Interruption
 from nrp_simserver.lifecycle import SimulationServerLifecycle
+from nrp_simserver.mqtt_nodes import connector
 from nrp_simserver.notifier import MQTTNotifier
 from nrp_simserver.script_runner import MainScript, NRPScriptRunner
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
@@ -127,13 +128,12 @@ class SimulationServer:
         except BusUnavailable as error:
             log.warning("%s. Initialising meanwhile", error)
         self._lifecycle.publish_status()
+        plain_broker = setup.nrpcoresim.broker or str(self._bus.broker)
         with self._interruption.of_user_code():
             self._notifier.progress(INITIALIZING, "Loading the experiment", index=0, count=3)
             overrides = real_time_factor_override(setup.real_time_factor)
             configuration = load_configuration(experiment, setup.configuration, overrides).of_simulation(
-                setup.simulation_id,
-                setup.mqtt_prefix,
-                setup.nrpcoresim.broker or f"{setup.broker_host}:{setup.broker_port}",
+                setup.simulation_id, setup.mqtt_prefix, plain_broker
             )
             script = MainScript.load(experiment, setup.main_script)
             self._notifier.progress(INITIALIZING, "Starting external processes", index=1, count=3)
@@ -148,6 +148,8 @@ class SimulationServer:
                 engine_processes=setup.engine_processes,
                 nrpcoresim=setup.nrpcoresim,
                 divert=self._relay.listen,
+                connect=connector(self._bus.broker, {plain_broker}),
+                rest=self._gate.hold,
             )
             self._core.initialize()
             self._external_processes.check()
