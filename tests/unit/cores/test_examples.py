@@ -25,6 +25,7 @@ from nrp_simserver.cores.configuration import load_configuration
 from nrp_simserver.cores.embedded import EmbeddedCore
 from nrp_simserver.cores.error_place import locate
 from nrp_simserver.gate import Gate
+from tests.unit.cores.message_broker import FakeMessageBroker
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -38,12 +39,19 @@ def run_example(
     monkeypatch: pytest.MonkeyPatch,
     *,
     publisher: DataPublisher | None = None,
+    broker: FakeMessageBroker | None = None,
     **overrides: float,
 ) -> tuple[Path, SimulationClock]:
     """Run the example's main script to its end; its folder then, and the clock."""
     folder = Path(shutil.copytree(EXAMPLES / name, tmp_path / name))
     monkeypatch.chdir(folder)
-    core = EmbeddedCore(folder, configuration=load_configuration(folder, overrides=overrides), publisher=publisher)
+    core = EmbeddedCore(
+        folder,
+        configuration=load_configuration(folder, overrides=overrides),
+        publisher=publisher,
+        connect=broker and broker.connect,
+        rest=lambda _: None,
+    )
     core.initialize()
     gate, clock = Gate(), SimulationClock()
     gate.open()
@@ -250,3 +258,19 @@ def test_the_robots_sensors_and_spikes_are_streamed_and_recorded(
         _, _, left, right = rows[3]
         assert left > 1.5 * right > 0, f"{name}: the ball is to the left"
     assert sorted(file.name for file in data.iterdir()) == ["light-0.data", "pose-0.data", "rates-0.data"]
+
+
+@pytest.mark.parametrize(("target", "place"), [(None, -1), (b'{"position": 3}', 3)], ids=["to and fro", "sent"])
+def test_the_cart_goes_where_a_message_sends_it(
+    target: bytes | None, place: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = FakeMessageBroker()
+    if target is not None:
+        broker.retained["steered_cart/target"] = target
+    _, clock = run_example("steered_cart", tmp_path, monkeypatch, broker=broker)
+    assert clock.simulation_time == 30
+    assert {topic for topic, _ in broker.published} == {"steered_cart/motion"}
+    assert len(broker.published) == 300
+    motion = json.loads(broker.published[-1][1])
+    assert abs(motion["position"] - place) < 0.02
+    assert max(abs(json.loads(payload)["sway"]) for _, payload in broker.published) < 0.5
