@@ -39,6 +39,11 @@ def forward(given):
     return [out]
 """
 
+SIMULATOR_IMPORTS = """
+from nrp_core.engines.py_sim import PySimEngineScript
+from tests.unit.cores.experiment import seen
+"""
+
 
 def forward(source: str, target: str, linked: str = "") -> str:
     """A function that hands the `out` of an engine to the `inbox` of another."""
@@ -74,6 +79,14 @@ class Experiment:
         )
         entry = {"EngineName": name, "EngineType": "python_grpc", "PythonFileName": f"{name}.py"}
         self.configuration.setdefault("EngineConfigs", []).append({**entry, "EngineTimestep": timestep, **fields})
+        return self
+
+    def simulator(self, simulator: str, world: str, source: str, timestep: float = 0.01, **fields: Any) -> Experiment:
+        """Add a py_sim engine `body` whose file begins with the usual imports."""
+        self.file("body.py", SIMULATOR_IMPORTS, source)
+        entry = {"EngineName": "body", "EngineType": "py_sim", "PythonFileName": "body.py", "EngineTimestep": timestep}
+        engines = self.configuration.setdefault("EngineConfigs", [])
+        engines.append({**entry, "Simulator": simulator, "WorldFileName": world, **fields})
         return self
 
     def function(self, name: str, source: str, **fields: Any) -> Experiment:

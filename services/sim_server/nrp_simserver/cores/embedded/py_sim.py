@@ -7,7 +7,7 @@ from typing import Any
 
 from nrp_simserver.cores.configuration import PySimConfiguration, PythonEngineConfiguration
 from nrp_simserver.cores.embedded.python_json import EngineScript, PythonJsonEngine
-from nrp_simserver.cores.embedded.simulators import ADAPTERS, Simulator, open_simulator
+from nrp_simserver.cores.embedded.simulators import ADAPTERS, Simulator, open_simulator, render_without_display
 
 
 class PySimEngineScript(EngineScript):
@@ -34,17 +34,20 @@ class PySimEngine(PythonJsonEngine):
 
     @classmethod
     def missing(cls, configuration: PythonEngineConfiguration) -> str:
-        """The simulator's package, when it is not installed; or another core, when nothing here drives it."""
+        """The simulator's package, when it is not installed."""
         assert isinstance(configuration, PySimConfiguration)
-        adapter = ADAPTERS.get(configuration.simulator)
-        if adapter is None:
-            return f"Simulator {configuration.simulator!r}, which only the original nrp-core drives"
+        adapter = ADAPTERS[configuration.simulator]
         if importlib.util.find_spec(adapter.needs) is not None:
             return ""
         return (
             f"the package {adapter.distribution} for Simulator {configuration.simulator!r}:"
             f" pip install 'nrp-backend[{adapter.extra}]'"
         )
+
+    def initialize(self) -> None:
+        """Load the file, make its `Script`, give it the simulator and initialise it."""
+        render_without_display()  # before the file imports mujoco
+        super().initialize()
 
     def _initialize_script(self) -> None:
         script: Any = self._script

@@ -6,11 +6,13 @@ experiment does not use.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import os
 import sys
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +84,8 @@ class _Adapter(NamedTuple):
 ADAPTERS = {
     "Mujoco": _Adapter("mujoco", "mujoco", "mujoco", "mujoco"),
     "OpenAI": _Adapter("gymnasium", "gymnasium", "gymnasium", "gym"),
+    "Bullet": _Adapter("bullet", "pybullet", "pybullet", "bullet"),
+    "Opensim": _Adapter("opensim", "opensim", "opensim", "opensim"),
 }
 """By what the configuration calls the simulator, those that can be driven."""
 
@@ -111,6 +115,18 @@ def seconds(nanoseconds: int) -> float:
 def has_display() -> bool:
     """Whether there is a screen to show windows on."""
     return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def render_without_display() -> None:
+    """Have MuJoCo render by EGL, off screen, where there is no display and MUJOCO_GL does not say otherwise.
+
+    For whatever imports mujoco from here on, in this whole process: it looks at MUJOCO_GL once. Nothing is done where
+    EGL is missing: told to render by it, mujoco could not even be imported.
+    """
+    if "MUJOCO_GL" not in os.environ and not has_display():
+        with suppress(OSError):
+            ctypes.CDLL("libEGL.so.1")
+            os.environ["MUJOCO_GL"] = "egl"
 
 
 def _visible(configuration: PySimConfiguration) -> bool:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 
 from nrp_simserver.cores.configuration import NANOSECONDS, experiment_file
-from nrp_simserver.cores.embedded.simulators import Simulator, has_display, physics_steps, seconds
-
-if not has_display():
-    with suppress(OSError):  # where EGL is missing, MuJoCo could not even be imported when told to render by it
-        ctypes.CDLL("libEGL.so.1")
-        os.environ.setdefault("MUJOCO_GL", "egl")
-
-import mujoco  # looks at MUJOCO_GL once, now
-
+from nrp_simserver.cores.embedded.simulators import Simulator, physics_steps, seconds
 from nrp_simserver.cores.embedded.simulators.mujoco_pictures import Pictures
 
 _KINDS = ("body", "joint", "geom", "site", "camera", "light", "actuator", "sensor", "tendon")
