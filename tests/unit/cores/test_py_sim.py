@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nrp_common.errors import EngineFailed, EngineUnavailable
-from tests.unit.cores.experiment import Experiment, seen
+from tests.unit.cores.experiment import SIMULATOR_IMPORTS, Experiment, seen
 
 WORLD = """
 <mujoco>
@@ -43,9 +49,6 @@ SCENE = """
 """A red ball, to the left of a camera that looks along x."""
 
 SCRIPT = """
-from nrp_core.engines.py_sim import PySimEngineScript
-from tests.unit.cores.experiment import seen
-
 class Script(PySimEngineScript):
     def initialize(self):
         self._registerDataPack("torque")
@@ -60,9 +63,6 @@ class Script(PySimEngineScript):
 """
 
 CART = """
-from nrp_core.engines.py_sim import PySimEngineScript
-from tests.unit.cores.experiment import seen
-
 class Script(PySimEngineScript):
     def initialize(self):
         self._registerDataPack("state")
@@ -78,17 +78,10 @@ class Script(PySimEngineScript):
 """
 
 
-def engine(experiment: Experiment, script: str, **fields: Any) -> Experiment:
-    experiment.file("body.py", script)
-    entry = {"EngineName": "body", "EngineType": "py_sim", "PythonFileName": "body.py", "EngineTimestep": 0.01}
-    experiment.configuration["EngineConfigs"] = [{**entry, **fields}]
-    return experiment
-
-
 @pytest.fixture
 def arm(experiment: Experiment) -> Experiment:
     experiment.file("world.xml", WORLD)
-    return engine(experiment, SCRIPT, Simulator="Mujoco", WorldFileName="world.xml")
+    return experiment.simulator("Mujoco", "world.xml", SCRIPT)
 
 
 # -- MuJoCo ----------------------------------------------------------------------------------------------------------
@@ -154,7 +147,8 @@ def test_what_the_model_does_not_have_is_named(arm: Experiment, name: str, kind:
 
 
 def test_an_action_of_the_wrong_length_names_the_actuators(arm: Experiment) -> None:
-    arm.file("body.py", SCRIPT.replace('[self._getDataPack("torque")["value"]]', "[1.0, 2.0]"))
+    script = arm.folder / "body.py"
+    script.write_text(script.read_text().replace('[self._getDataPack("torque")["value"]]', "[1.0, 2.0]"))
     core = arm.started()
     with pytest.raises(EngineFailed, match=r"1 numbers.*shoulder"):
         core.run_loop(1)
@@ -235,11 +229,76 @@ def test_a_world_file_that_is_missing_is_named(arm: Experiment) -> None:
     core.shutdown()
 
 
+# -- MuJoCo's camera -------------------------------------------------------------------------------------------------
+
+CAMERA = """
+import mujoco
+
+class Script(PySimEngineScript):
+    def initialize(self):
+        self._registerDataPack("frame")
+
+    def runLoop(self, timestep_ns):
+        self.sim_manager.run_step([0.0], timestep_ns)
+        with mujoco.Renderer(self.sim_manager.model, 48, 64) as renderer:
+            renderer.update_scene(self.sim_manager.data)
+            frame = renderer.render()
+        print("frame", frame.shape, frame.min() < frame.max())
+"""
+
+RUN = """
+import sys
+from nrp_simserver.cores.embedded import EmbeddedCore
+
+core = EmbeddedCore(sys.argv[1])
+core.initialize()
+core.run_loop()
+core.shutdown()
+"""
+
+
+def run_without_display(arm: Experiment, **environment: str) -> str:
+    """What a process prints that runs the experiment, mujoco not having been imported before."""
+    arm.file("simulation_config.json", json.dumps(arm.configuration))
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM"}
+    inherited = {name: value for name, value in os.environ.items() if name not in hidden}
+    command = [sys.executable, "-c", RUN, str(arm.folder)]
+    inherited["PYTHONPATH"] = str(Path(__file__).parents[3])
+    return subprocess.check_output(command, env={**inherited, **environment}, text=True)
+
+
+def test_a_script_renders_camera_frames_where_there_is_no_display(arm: Experiment) -> None:
+    if not has_egl():
+        pytest.skip("EGL is not installed (Debian: libegl1 and libgl1-mesa-dri)")
+    arm.file("body.py", SIMULATOR_IMPORTS, CAMERA)
+    assert "frame (48, 64, 3) True" in run_without_display(arm)
+
+
+@pytest.mark.parametrize(
+    ("environment", "value"), [({}, "egl"), ({"MUJOCO_GL": "off"}, "off"), ({"DISPLAY": ":7"}, "")]
+)
+def test_how_mujoco_renders_is_decided_before_a_script_imports_it(
+    arm: Experiment, environment: dict[str, str], value: str
+) -> None:
+    if value == "egl" and not has_egl():
+        value = ""
+    arm.file("body.py", 'import os\nprint("MUJOCO_GL=" + os.environ.get("MUJOCO_GL", ""))\n', SIMULATOR_IMPORTS, SCRIPT)
+    assert f"MUJOCO_GL={value}\n" in run_without_display(arm, **environment)
+
+
+def has_egl() -> bool:
+    try:
+        ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return False
+    return True
+
+
 # -- Gymnasium -------------------------------------------------------------------------------------------------------
 
 
 def test_an_environment_is_stepped_and_its_properties_are_read(experiment: Experiment) -> None:
-    core = engine(experiment, CART, Simulator="OpenAI", WorldFileName="CartPole-v1").started()
+    core = experiment.simulator("OpenAI", "CartPole-v1", CART).started()
     core.run_loop(5)
     assert len(seen[-1]["observation"]) == 4
     assert seen[-1]["reward"] == 1.0
@@ -252,8 +311,38 @@ def test_an_environment_is_stepped_and_its_properties_are_read(experiment: Exper
     core.shutdown()
 
 
+OWN_ENVIRONMENT = """
+import gymnasium
+import numpy as np
+
+class Counter(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += action
+        return np.full(1, self.count, np.float32), 0.0, self.count == 3, False, {}
+
+gymnasium.register("NrpTestCounter-v0", Counter)
+"""
+
+
+def test_an_environment_of_the_experiments_own_is_stepped(experiment: Experiment) -> None:
+    experiment.file("counter.py", OWN_ENVIRONMENT)
+    core = experiment.simulator("OpenAI", "counter:NrpTestCounter-v0", CART).started()
+    core.run_loop(3)
+    assert seen[-1]["observation"] == [3.0]
+    assert seen[-1]["doneFlag"]
+    core.shutdown()
+
+
 def test_an_environment_that_does_not_exist_is_named(experiment: Experiment) -> None:
-    core = engine(experiment, CART, Simulator="OpenAI", WorldFileName="NoSuchThing-v1").core()
+    core = experiment.simulator("OpenAI", "NoSuchThing-v1", CART).core()
     with pytest.raises(EngineFailed, match="NoSuchThing-v1"):
         core.initialize()
     core.shutdown()
@@ -262,13 +351,13 @@ def test_an_environment_that_does_not_exist_is_named(experiment: Experiment) -> 
 # -- what is not there -----------------------------------------------------------------------------------------------
 
 
-def test_without_the_simulators_package_the_extra_is_named(arm: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("simulator", "extra"), [("Mujoco", "mujoco"), ("OpenAI", "gym"), ("Bullet", "bullet"), ("Opensim", "opensim")]
+)
+def test_without_the_simulators_package_the_extra_is_named(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, simulator: str, extra: str
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
-    with pytest.raises(EngineUnavailable, match=r"'body' is of type py_sim: it needs .*nrp-backend\[mujoco\]"):
-        arm.core()
-
-
-def test_a_simulator_that_nothing_here_drives_is_named(arm: Experiment) -> None:
-    arm.configuration["EngineConfigs"][0]["Simulator"] = "Opensim"
-    with pytest.raises(EngineUnavailable, match="Simulator 'Opensim', which only the original nrp-core drives"):
-        arm.core()
+    words = rf"'body' is of type py_sim: it needs .* for Simulator '{simulator}': .*nrp-backend\[{extra}\]"
+    with pytest.raises(EngineUnavailable, match=words):
+        experiment.simulator(simulator, "world", SCRIPT).core()

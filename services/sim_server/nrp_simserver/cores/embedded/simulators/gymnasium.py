@@ -30,7 +30,8 @@ class GymnasiumSimulator(Simulator):
 
     def __init__(self, world: str, *, visible: bool = False) -> None:
         try:
-            self.env: Any = gymnasium.make(world, render_mode="human" if visible else None)
+            # Environments of one's own often know no render modes.
+            self.env: Any = gymnasium.make(world, render_mode="human") if visible else gymnasium.make(world)
         except (gymnasium.error.Error, ImportError) as error:
             raise ValueError(f"WorldFileName: {world!r} is no environment that Gymnasium can make: {error}") from error
         self._observation: Any = None
