@@ -51,9 +51,11 @@ class Generator(ABC):
     Attributes:
         word: its `raw` differs from `mark` once the present occupant has used the generator.
         mark: the value at the beginning of the occupant's turn.
+        is_used: whether it has to be handed over, as somebody has used it or might have.
     """
 
     def __init__(self) -> None:
+        self.is_used = True
         self._neutral: Any = None
         self._source: random.Random | None = None
         self.word: _Word = self.find_word()
@@ -188,7 +190,7 @@ class NumpyGenerator(Generator):
     def _address(self) -> int:
         """Where the words and the place of the next one are; 0 when they cannot be taken from there."""
         bits = self._instance._bit_generator
-        if bits is not self._bits:
+        if bits is not self._bits:  # the address is made anew whenever it is asked for, by way of several objects
             known = self._normal_offset and type(bits) is self._random.MT19937
             self._bits, self._bits_address = bits, int(bits.ctypes.state_address) if known else 0
         return self._bits_address

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,12 @@ logger = logging.getLogger(__name__)
 
 _ATOMS = frozenset({str, int, bool, type(None)})
 """Types whose values are the same on both sides; found by one look-up, which keeps crossing cheap."""
+
+_SCALARS = _ATOMS | {float}
+
+_NUMBERS = _SCALARS - {str}
+
+_FLOATS = frozenset({float})
 
 _PLAIN = frozenset({str, int, float, bool, list})
 
@@ -35,9 +42,9 @@ def is_json(value: Any) -> bool:
 def copied(value: Any) -> Any:
     """A deep copy of a converted tree."""
     if type(value) is dict:
-        return {key: item if type(item) in _ATOMS else copied(item) for key, item in value.items()}
+        return {key: item if type(item) in _SCALARS else copied(item) for key, item in value.items()}
     if type(value) is list:
-        return [item if type(item) in _ATOMS else copied(item) for item in value]
+        return value.copy() if _SCALARS.issuperset(map(type, value)) else [copied(item) for item in value]
     return value
 
 
@@ -60,7 +67,7 @@ def from_function(value: Any) -> Any:
             raise RuntimeError(_NOT_UTF8)
         return {_text(key): from_function(value[key]) for key in sorted(value)}
     if isinstance(value, list | tuple):
-        return [from_function(item) for item in value]
+        return list(value) if _NUMBERS.issuperset(map(type, value)) else [from_function(item) for item in value]
     if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
         return _array(value)
     plain = _plain_subclass(value)
@@ -91,6 +98,8 @@ def from_engine(value: Any) -> Any:
             converted[key] = item if type(item) in _ATOMS else from_engine(item)
         return converted if in_order else {key: converted[key] for key in sorted(converted)}
     if kind is list or kind is tuple:
+        if _is_ready(value):
+            return list(value)
         return [item if type(item) in _ATOMS else from_engine(item) for item in value]
     if kind is float:
         return value if value - value == 0.0 else None
@@ -113,10 +122,17 @@ def delivered(value: Any) -> Any:
             converted[key] = item if type(item) in _ATOMS else delivered(item)
         return converted if in_order else {key: converted[key] for key in sorted(converted)}
     if kind is list:
+        if _is_ready(value):
+            return value.copy()
         return [item if type(item) in _ATOMS else delivered(item) for item in value]
     if kind is float:
         return value if value - value == 0.0 else None
     return value if kind in _ATOMS else delivered(from_function(value))
+
+
+def _is_ready(values: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether all are finite floats, as in long lists: these are then converted at once."""
+    return _FLOATS.issuperset(map(type, values)) and math.isfinite(sum(values))
 
 
 def to_text(value: Any) -> str:

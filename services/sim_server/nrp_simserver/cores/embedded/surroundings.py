@@ -65,7 +65,6 @@ class Surroundings:
         self._outside = Occupant(self._folder, sys.path)
         self._inside: list[Occupant] = []
         self._generators: list[Generator] = []
-        self._generators_in_use = False
         self._places_differ = False
         self._seeds: random.Random | None = None
         self._present = self._outside
@@ -82,23 +81,23 @@ class Surroundings:
         self._note_modules()
         self._generators.insert(0, self._watched(StandardGenerator()))
         self._outside.generators = {generator: generator.save() for generator in self._generators}
-        self._generators_in_use = True
 
     def seed(self, seed: int) -> None:
         """Have all that occupants draw from here on follow from `seed`. Called from the outside."""
         self._seeds = random.Random(seed)  # noqa: S311  nothing to do with secrets
         for generator in self._generators:
             generator.follow(self._seeds)
+            generator.is_used = False
         for occupant in self._inside:
             occupant.generators.clear()
-        self._generators_in_use = False
 
     def settle(self) -> None:
         """After initialisation: from here on what is the same for all occupants is not handed over any more.
 
         Generators are still watched. Who begins to change its working directory or `sys.path` later does it for all.
         """
-        self._generators_in_use = any(occupant.generators for occupant in self._inside)
+        for generator in self._generators:
+            generator.is_used = any(generator in occupant.generators for occupant in self._inside)
         self._places_differ = any(
             occupant.folder != self._folder or occupant.path != self._outside.path for occupant in self._inside
         )
@@ -135,17 +134,19 @@ class Surroundings:
         if Surroundings._first_on_path is not self:  # another experiment is open in this process, too
             self._leave_path()
             self._take_path()
-        if self._seeds is not None and not self._generators_in_use:
+        if self._seeds is not None:
             # Else the first to draw would draw what the outside was to draw next, and not what follows from the seed.
             for generator in self._generators:
-                self._outside.generators[generator] = generator.lend()
+                if not generator.is_used:
+                    self._outside.generators[generator] = generator.lend()
 
     def leave(self) -> None:
         """Make the process look to the outside as it did at `enter`."""
         self.switch(self._outside)
-        if self._seeds is not None and not self._generators_in_use:
+        if self._seeds is not None:
             for generator in self._generators:
-                generator.load(self._outside.generators[generator])
+                if not generator.is_used:
+                    generator.load(self._outside.generators[generator])
         if self._outside_folder is not None:
             os.chdir(self._outside_folder)
             self._outside_folder = None
@@ -168,8 +169,8 @@ class Surroundings:
                 os.chdir(occupant.folder)
             sys.path = occupant.path
         for generator in self._generators:
-            if self._generators_in_use or generator.word.raw != generator.mark:
-                self._generators_in_use = True
+            if generator.is_used or generator.word.raw != generator.mark:
+                generator.is_used = True
                 generator.hand_over(present.generators, occupant.generators)
         self._present = occupant
 
