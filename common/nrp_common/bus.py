@@ -2,7 +2,8 @@
 
 What a caller may rely on:
 
-- Nothing here blocks on the network but `Bus.request` and `Bus.wait_until_connected`, each with a time-out.
+- Nothing here blocks on the network but `Bus.request`, `Bus.wait_until_connected`, `Bus.flush`, each with a time-out,
+  and `Bus.stream`, which goes at the broker's pace (`nrp_common.outgoing`).
 - After a lost connection the bus connects again with random back-off, subscribes again and publishes its own retained
   state (`Bus.retain`) again, since the broker may have lost it, or have published a last will over it.
 - A request reaches its handler at most once. It goes out at QoS 0 and again after 50, 200 and 800 ms with the same
@@ -33,7 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.matcher import MQTTMatcher
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -41,6 +42,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from nrp_common.errors import BusUnavailable, CommandTimeout
 from nrp_common.messages import Message, Refusal, Reply, Request
+from nrp_common.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +208,7 @@ class Bus:
         self._subscribing: int | None = None  # the packet that subscribes after a connection
         self._unconfirmed: set[int | None] = set()  # packets that subscribe
         self._confirmed = threading.Condition(self._lock)
+        self._outgoing = Outgoing(str(broker))
         self._client = self._new_client(will, protocol)
         self._dispatcher = threading.Thread(target=self._dispatch, name="bus", daemon=True)
 
@@ -216,6 +219,7 @@ class Bus:
         client.on_subscribe = self._subscribed
         client.on_disconnect = self._connection_lost
         client.on_message = self._message_arrived
+        client.on_publish = self._published
         client.on_socket_open = _send_small_packets_at_once
         client.max_queued_messages_set(QUEUED_WHILE_AWAY)
         client.max_inflight_messages_set(MOST_UNACKNOWLEDGED)
@@ -351,6 +355,27 @@ class Bus:
         with self._lock:
             self._send(topic, data, qos=qos, retain=retain, properties=properties)
 
+    def stream(self, topic: str, payload: bytes, *, patient: bool = True) -> bool:
+        """Publish one of many messages at QoS 1, once there is room for it.
+
+        Args:
+            topic: where.
+            payload: may be large.
+            patient: whether to wait for the broker; not in the bus's own thread, whose commands would wait, too.
+
+        Returns:
+            Whether it was published; it is dropped when the broker has not taken anything for so long, or is given so
+            much, that no more can be kept (`nrp_common.outgoing`).
+        """
+
+        def publish() -> int | None:
+            with self._lock:
+                self._send(topic, payload, qos=1, retain=False)
+                publication = self._latest_publications[1]
+            return None if publication.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else publication.mid
+
+        return self._outgoing.send(publish, len(payload), patient=patient)
+
     def retain(self, topic: str, payload: Message | bytes) -> None:
         """Publish this process's state, retained at QoS 1, and again after each reconnect until `forget` is called."""
         data = _serialised(payload)
@@ -369,6 +394,11 @@ class Bus:
 
     def _send(self, topic: str, data: bytes, *, qos: int, retain: bool, properties: Properties | None = None) -> None:
         self._latest_publications[qos] = self._client.publish(topic, data, qos, retain, properties)
+
+    def _published(
+        self, _client: mqtt.Client, _userdata: object, packet: int, _reason: ReasonCode, _properties: object
+    ) -> None:
+        self._outgoing.acknowledge(packet)
 
     # -- subscribing ---------------------------------------------------------------------------------------------------
 

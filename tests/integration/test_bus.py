@@ -524,6 +524,59 @@ def test_what_was_published_before_closing_arrives(broker: BrokerAddress, make_b
     wait_until(lambda: len(heard.payloads) == 200)
 
 
+def test_what_is_streamed_all_arrives_in_order(make_bus: MakeBus) -> None:
+    topic = unique("data")
+    heard = Heard(make_bus(), topic)
+    bus = make_bus()
+    sent = [b"%d" % number for number in range(5000)]
+    assert all(bus.stream(topic, payload) for payload in sent)
+    wait_until(lambda: len(heard.payloads) == len(sent), 60)
+    assert heard.payloads == sent
+
+
+def test_a_broker_that_hangs_holds_a_stream_up_for_a_while_only(
+    connect: MakeBus, fleeting_broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nrp_common.outgoing.PATIENCE_S", 0.2)
+    topic = unique("data")
+    heard = Heard(connect(fleeting_broker.address), topic)
+    bus = connect(fleeting_broker.address)
+    fleeting_broker.freeze()
+    sent = [b"%d" % number for number in range(500)]
+    assert all(bus.stream(topic, payload) for payload in sent)
+    fleeting_broker.thaw()
+    wait_until(lambda: len(heard.payloads) == len(sent), 20)
+    assert heard.payloads == sent
+
+
+def test_what_is_streamed_while_the_broker_is_away_arrives_when_it_is_back(
+    connect: MakeBus, fleeting_broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nrp_common.outgoing.PATIENCE_S", 0.2)
+    topic = unique("data")
+    listener, bus = connect(fleeting_broker.address), connect(fleeting_broker.address)
+    heard = Heard(listener, topic)
+    fleeting_broker.stop()
+    wait_until(lambda: not bus.is_connected)
+    assert all(bus.stream(topic, b"%d" % number) for number in range(200))
+    monkeypatch.undo()
+    fleeting_broker.start()
+    wait_until(lambda: b"199" in heard.payloads or listener.is_connected, 20)
+    bus.stream(topic, b"last")
+    wait_until(lambda: b"last" in heard.payloads, 20)
+
+
+def test_states_are_told_while_much_is_streamed(make_bus: MakeBus) -> None:
+    topic = unique("state")
+    heard = Heard(make_bus(), topic)
+    bus = make_bus()
+    for number in range(2000):
+        bus.stream(unique("data"), bytes(1000))
+        if number % 500 == 0:
+            bus.retain(topic, b"%d" % number)
+    wait_until(lambda: heard.payloads[-3:] == [b"500", b"1000", b"1500"], 20)
+
+
 def test_flushing_waits_for_what_has_to_be_acknowledged(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
     bus, topic = connect(fleeting_broker.address), unique("state")
     fleeting_broker.freeze()

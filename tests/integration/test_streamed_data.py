@@ -65,3 +65,25 @@ def test_a_stopped_simulation_says_good_bye_to_its_listeners(servers: Simulation
     simulation.await_end()
     welcome = f"nrp_simulation/{simulation.id}/welcome"
     wait_until(lambda: simulation.wire.on(welcome)[-1].payload == b"Bye! NRP-core is disconnecting!")
+
+
+def test_a_simulation_faster_than_the_broker_loses_nothing_of_its_data(servers: SimulationServers) -> None:
+    simulation = servers.paused("nrp.run_loop(6000)", configuration=STREAMING, files={"forward.py": FORWARD})
+    simulation.command("started")
+    simulation.await_transition("completed", 60)
+    data, time = (f"nrp_simulation/{simulation.id}/{leaf}" for leaf in ("data/seen", "time"))
+    wait_until(lambda: len(simulation.wire.on(data)) == len(simulation.wire.on(time)) == 6000, 30)
+    assert [seen.json["n"] for seen in simulation.wire.on(data)] == list(range(6000))
+    assert "dropped" not in simulation.log
+
+
+def test_a_simulation_that_streams_obeys(servers: SimulationServers) -> None:
+    simulation = servers.started(
+        "while True: nrp.run_loop(100)", configuration=STREAMING, files={"forward.py": FORWARD}
+    )
+    wait_until(lambda: len(simulation.wire.on(f"nrp_simulation/{simulation.id}/data/seen")) > 500, 30)
+    assert simulation.command("paused").state == "paused"
+    assert simulation.command("started").state == "started"
+    simulation.command("stopped")
+    simulation.await_end()
+    assert simulation.transitions == ["initialized", "started", "paused", "started"]

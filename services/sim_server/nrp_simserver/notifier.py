@@ -18,7 +18,7 @@ from nrp_simserver.clock import SimulationClock
 
 
 class MQTTNotifier:
-    """Publishes for one simulation. Nothing here waits for the broker.
+    """Publishes for one simulation. Nothing here waits for the broker but `publish_data`, which goes at its pace.
 
     Args:
         bus: the process's connection.
@@ -82,14 +82,17 @@ class MQTTNotifier:
         """Tell what went wrong in the experiment."""
         self._bus.publish(self._topics.runtime_error(self._simulation_id), report, qos=1)
 
-    def publish_data(self, leaf: str, payload: bytes, qos: int, retain: bool) -> None:
+    def publish_data(self, leaf: str, payload: bytes, qos: int, retain: bool, *, patient: bool = True) -> None:
         """Publish streamed data below the simulation's topic: a `DataPublisher` for the core.
 
-        What is retained is said again after each reconnect; an empty payload takes it back.
+        What is retained is said again after each reconnect; an empty payload takes it back. For anything else this
+        waits while much is under way already, unless it is not `patient` (`Bus.stream`).
         """
         topic = self._topics.simulation(self._simulation_id, leaf)
-        if not retain:
-            self._bus.publish(topic, payload, qos=qos)
+        if not retain and qos:
+            self._bus.stream(topic, payload, patient=patient)
+        elif not retain:
+            self._bus.publish(topic, payload)
         elif payload:
             self._bus.retain(topic, payload)
         else:

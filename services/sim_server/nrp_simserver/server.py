@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,7 +83,9 @@ class SimulationServer:
         self._topics = Topics(setup.mqtt_prefix)
         self._bus = _bus_of(setup, self._topics)
         self._notifier = MQTTNotifier(self._bus, self._topics, setup.simulation_id, setup.incarnation)
-        self._relay = DataRelay(self._bus, self._topics, setup.simulation_id, self._notifier.publish_data)
+        # The relay publishes in the bus's thread, whose commands must not wait.
+        relayed = partial(self._notifier.publish_data, patient=False)
+        self._relay = DataRelay(self._bus, self._topics, setup.simulation_id, relayed)
         self._clock = SimulationClock()
         self._gate = Gate()
         self._lifecycle = SimulationServerLifecycle(self._folder, self._clock, self._notifier)

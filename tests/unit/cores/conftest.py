@@ -12,10 +12,12 @@ from tests.unit.cores.experiment import Experiment, seen
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
+def experiment(tmp_path: Path) -> Iterator[Experiment]:
     """An empty folder that becomes an experiment."""
     seen.clear()
-    return Experiment(tmp_path)
+    experiment = Experiment(tmp_path)
+    yield experiment
+    experiment.close()
 
 
 @pytest.fixture

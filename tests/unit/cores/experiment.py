@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from nrp_common.errors import EngineFailed
 from nrp_simserver.cores import BrokerConnector, DataPublisher, Rest
 from nrp_simserver.cores.embedded import EmbeddedCore
 
@@ -56,6 +58,7 @@ class Experiment:
 
     folder: Path
     configuration: dict[str, Any] = field(default_factory=dict)
+    _cores: list[EmbeddedCore] = field(default_factory=list)
 
     def engine(self, name: str, source: str = ENGINE, timestep: float = 0.01, **fields: Any) -> Experiment:
         """Add a python_json engine whose file begins with the usual imports."""
@@ -126,13 +129,21 @@ class Experiment:
     ) -> EmbeddedCore:
         """The core that runs it, with further fields of the configuration."""
         self.file("simulation_config.json", json.dumps({**self.configuration, **fields}))
-        return EmbeddedCore(self.folder, publisher=publisher, connect=connect, rest=rest)
+        core = EmbeddedCore(self.folder, publisher=publisher, connect=connect, rest=rest)
+        self._cores.append(core)
+        return core
 
     def started(self, **fields: Any) -> EmbeddedCore:
         """The core that runs it, initialised."""
         core = self.core(**fields)
         core.initialize()
         return core
+
+    def close(self) -> None:
+        """Shut down all cores that a test left running."""
+        while self._cores:
+            with suppress(EngineFailed):
+                self._cores.pop().shutdown()
 
     def _function_file(self, name: str, source: str) -> dict[str, str]:
         self.file(

@@ -115,6 +115,15 @@ def test_datapacks_for_a_file_are_recorded_with_the_simulated_time(experiment: E
     }
 
 
+def test_what_is_recorded_is_in_the_file_at_once(experiment: Experiment) -> None:
+    core = transferring(experiment, {"name": "inbox", "file": True}).started()
+    core.run_loop()
+    assert recorded(experiment) == {"inbox-0.data": ['0,{"steps":0}']}
+    core.run_loop()
+    assert recorded(experiment) == {"inbox-0.data": ['0,{"steps":0}', '0.01,{"steps":1}']}
+    core.shutdown()
+
+
 def test_what_is_not_listed_is_neither_published_nor_recorded(experiment: Experiment, listener: Listener) -> None:
     core = transferring(experiment, {"name": "other", "network": True, "file": True}).core(publisher=listener)
     core.initialize()

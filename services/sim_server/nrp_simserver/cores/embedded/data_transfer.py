@@ -8,7 +8,7 @@ import logging
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores import DataPublisher
@@ -44,7 +44,7 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
         self._types = {dump.name: "" for dump in configuration.dumps if dump.network}
         self._time_ns = 0
         self._resets = 0
-        self._begun: set[str] = set()
+        self._files: dict[str, BinaryIO] = {}
         prefix = f"{configuration.prefix}/" if configuration.prefix else ""
         self._topics = f"{prefix}nrp_simulation/{configuration.simulation_id}/data"
 
@@ -85,6 +85,7 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
 
     def reset(self) -> None:
         """Restart the time; from here on other files are written, and listeners are told."""
+        self._close_files()
         self._time_ns = 0
         self._resets += 1
         for name in self._types:
@@ -92,6 +93,7 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
 
     def shutdown(self) -> None:
         """Say good-bye."""
+        self._close_files()
         self._publish("welcome", "Bye! NRP-core is disconnecting!", retained=True)
 
     def _stream(self, name: str, content: Any) -> None:
@@ -115,16 +117,21 @@ class DataTransferEngine(Engine[DataTransferConfiguration]):
         return serialised
 
     def _record(self, name: str, content: Any) -> None:
-        file_name = f"{name}-{self._resets}.data"
         try:
             text = record_lines.lines(self._seconds(), content)
         except ValueError as error:
             raise EngineFailed(f"engine {self.name!r}: datapack {name!r} cannot be recorded: {error}") from error
-        with (self._directory / file_name).open("a", encoding="utf-8") as file:
-            if file_name not in self._begun:
-                self._begun.add(file_name)
-                file.write(record_lines.header(content))
-            file.write(text)
+        file = self._files.get(name)
+        if file is None:
+            # Kept open, as opening one takes longer than writing a line.
+            file = self._files[name] = (self._directory / f"{name}-{self._resets}.data").open("ab")
+            file.write(record_lines.header(content).encode())
+        file.write(text.encode())
+        file.flush()  # whatever ends this process, the line is there
+
+    def _close_files(self) -> None:
+        while self._files:
+            self._files.popitem()[1].close()
 
     def _seconds(self) -> str:
         return f"{(Decimal(self._time_ns) / NANOSECONDS).normalize():f}"
