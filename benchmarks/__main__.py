@@ -6,12 +6,14 @@ import argparse
 
 from benchmarks.commands import measure_commands, measure_reads
 from benchmarks.core_steps import measure_core
+from benchmarks.data_transfer import measure_recording, measure_streaming
 from benchmarks.engine_processes import measure_engine_processes
 from benchmarks.environment_steps import measure_environment
 from benchmarks.figures import Figure, table
 from benchmarks.fleet import measure_fleet
 from benchmarks.nest_steps import measure_nest
 from benchmarks.robot import measure_robot
+from benchmarks.simulator_steps import measure_simulators
 from benchmarks.stack_under_test import stack_under_test
 from benchmarks.wrapper_overhead import measure_wrapper
 from nrp_cli.local_broker import find_mosquitto
@@ -30,14 +32,17 @@ def main() -> None:
     figures: list[Figure] = [
         *measure_core(),
         *measure_engine_processes(),
+        *measure_simulators(),
         *measure_nest(),
         *measure_environment(),
         *measure_wrapper(),
         *measure_robot(),
+        *measure_recording(),
     ]
     for broker in brokers:
-        with stack_under_test(broker, capacity=max(FLEETS)) as (client, witness, _stack):
+        with stack_under_test(broker, capacity=max(FLEETS)) as (client, witness, stack):
             figures += measure_commands(client, witness, broker, repeats)
+            figures += measure_streaming(client, stack.mqtt, broker)
             if broker == brokers[0]:
                 figures += measure_reads(client)
                 for size in FLEETS[:-1] if arguments.quick else FLEETS:

@@ -35,13 +35,13 @@ def measure_core() -> list[Figure]:
     graph_by_value, _ = _steps(JSON, **GRAPH)
     messages_by_value, messages_by_reference = _steps(MESSAGES)
     return [
-        Figure("a step, two engines and a function, by value", json_by_value, "7000 us", "30 us"),
-        Figure("a step, two engines and a function, by reference", json_by_reference, "7000 us", "30 us"),
+        Figure("a step, two engines and a function, by value", json_by_value, "7000 us", "25 us"),
+        Figure("a step, two engines and a function, by reference", json_by_reference, "7000 us", "25 us"),
         Figure("a step, two engines and a node of a graph, by value", graph_by_value),
         Figure("a step, two python_grpc engines and a function, by value", messages_by_value),
         Figure("a step, two python_grpc engines and a function, by reference", messages_by_reference),
-        Figure("initialise the experiment of python_json engines", _initialisation(JSON), "3800 ms", "10 ms"),
-        Figure("initialise the experiment of python_grpc engines", _initialisation(MESSAGES)),
+        *_beginning_and_end(JSON, "python_json", original="3800 ms", target="10 ms"),
+        *_beginning_and_end(MESSAGES, "python_grpc"),
         Figure("import protobuf, once a process and only for python_grpc", _import_of_protobuf()),
     ]
 
@@ -71,18 +71,24 @@ def _step_s(experiment: Path, argument_passing: str, **fields: object) -> float:
     return step_s
 
 
-def _initialisation(experiment: Path) -> str:
+def _beginning_and_end(experiment: Path, engines: str, *, original: str = "", target: str = "") -> list[Figure]:
     """From the configuration file on; all but the first find what Python keeps of an experiment on disk."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = copied(experiment, Path(scratch), "value")
-        times_s = []
+        initialisations_s, shutdowns_s = [], []
         for _ in range(INITIALISATIONS):
             began = time.perf_counter()
             core = EmbeddedCore(folder)
             core.initialize()
-            times_s.append(time.perf_counter() - began)
+            initialised = time.perf_counter()
             core.shutdown()
-    return f"{statistics.median(times_s) * 1e3:.1f} ms"
+            initialisations_s.append(initialised - began)
+            shutdowns_s.append(time.perf_counter() - initialised)
+    initialisation, shutdown = statistics.median(initialisations_s), statistics.median(shutdowns_s)
+    return [
+        Figure(f"initialise the experiment of {engines} engines", f"{initialisation * 1e3:.1f} ms", original, target),
+        Figure(f"shut the experiment of {engines} engines down", f"{shutdown * 1e3:.2f} ms"),
+    ]
 
 
 def _import_of_protobuf() -> str:
