@@ -143,6 +143,21 @@ def test_a_torque_acts_throughout_an_engines_step_and_until_another_action(arm: 
     assert simulator.get_model_property("shoulder", "joint_torque") == 0.3
 
 
+@pytest.mark.parametrize("action", [[1.5, 0.0], {"shoulder": 1.5, "elbow": 0.0}])
+def test_torques_do_the_same_in_a_list_and_by_name(arm: Experiment, action: Any) -> None:
+    core = arm.started()
+    seen[-1].control = "torque"
+    core.set_json_datapack("action", "body", action)
+    core.run_loop(10)
+    moved = seen[-1].get_model_all_properties("joint_position")
+    core.reset()
+    named = {"shoulder": {"torque": 1.5}, "elbow": {"torque": 0.0}}
+    core.set_json_datapack("action", "body", named)
+    core.run_loop(10)
+    assert seen[-1].get_model_all_properties("joint_position") == moved
+    assert moved["shoulder"] != 0
+
+
 def test_a_joint_without_torque_swings_freely(arm: Experiment) -> None:
     core = arm.started()
     seen[-1].client.resetJointState(0, 0, 1.0)
@@ -163,9 +178,9 @@ def test_a_joint_follows_positions_again_after_torques(arm: Experiment) -> None:
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        ([1.0], r"2 numbers, one a joint \(these are: shoulder, elbow\)"),
-        ("up", "2 numbers"),
-        (3.0, "2 numbers"),
+        ([1.0], r"2 finite numbers, one a joint \(these are: shoulder, elbow\)"),
+        ("up", "2 finite numbers"),
+        (3.0, "2 finite numbers"),
         ({"knee": 1.0}, "joint 'knee', which is none of those that can be moved: shoulder, elbow"),
         ({"wrist": 1.0}, "joint 'wrist', which is none of those"),
         ({"elbow": "up"}, "joint 'elbow': position has to be a finite number, it is 'up'"),
@@ -184,15 +199,16 @@ def test_an_action_that_does_not_fit_says_what_would(arm: Experiment, action: An
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_no_joint_is_sent_to_infinity(arm: Experiment, value: float) -> None:
     arm.started()
-    with pytest.raises(ValueError, match="joint 'elbow': position has to be a finite number"):
+    with pytest.raises(ValueError, match="2 finite numbers"):
         seen[-1].run_step([0.0, value], 1)
+    with pytest.raises(ValueError, match="joint 'elbow': position has to be a finite number"):
+        seen[-1].run_step({"elbow": value}, 1)
 
 
-def test_a_control_that_does_not_exist_is_named(arm: Experiment) -> None:
+def test_a_control_that_does_not_exist_is_refused(arm: Experiment) -> None:
     arm.started()
-    seen[-1].control = "thought"
-    with pytest.raises(ValueError, match="'thought', which has to be 'position', 'velocity' or 'torque'"):
-        seen[-1].run_step([0.0, 0.0], 1)
+    with pytest.raises(ValueError, match="control has to be one of position, velocity, torque, it is 'thought'"):
+        seen[-1].control = "thought"
 
 
 # -- properties ------------------------------------------------------------------------------------------------------

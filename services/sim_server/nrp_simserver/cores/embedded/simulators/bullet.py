@@ -33,6 +33,12 @@ _LOADERS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """By a world file's ending, the function of pybullet that loads it and its arguments."""
 
+_MODES = {
+    "position": pybullet.POSITION_CONTROL,
+    "velocity": pybullet.VELOCITY_CONTROL,
+    "torque": pybullet.TORQUE_CONTROL,
+}
+
 _COMMANDS = frozenset(
     {
         frozenset({"torque"}),
@@ -90,19 +96,21 @@ class BulletSimulator(Simulator):
     An engine's step is made of equal physics steps of at most 1/240 s.
 
     Attributes:
-        control: what a plain number in an action is, "position", "velocity" or "torque".
         client: pybullet's functions, called for this world, such as `client.getCameraImage`.
     """
-
-    control = "position"
 
     def __init__(self, world: Path, *, visible: bool = False) -> None:
         if world.suffix.lower() not in _LOADERS:
             raise ValueError(f"WorldFileName: Bullet loads files that end in {', '.join(_LOADERS)}, not {world.name!r}")
         self._world = world
+        self._control = "position"
         self.client: Any = BulletClient(pybullet.GUI if visible else pybullet.DIRECT)
+        # Kept, as the client makes them anew whenever it is asked for them.
         self._step = self.client.stepSimulation
         self._set_motors = self.client.setJointMotorControlArray
+        self._joint_state = self.client.getJointState
+        self._link_state = self.client.getLinkState
+        self._base_state = self.client.getBasePositionAndOrientation
         self._timestep_ns = 0
         try:
             self._load()
@@ -119,6 +127,9 @@ class BulletSimulator(Simulator):
         self.client.setGravity(0.0, 0.0, GRAVITY)
         bodies = _Bodies(self.client, [loaded] if isinstance(loaded, int) else loaded)
         self._movable = {name: joint for name, joint in bodies.joints.items() if joint.is_movable}
+        self._movable_of: dict[int, list[_Joint]] = defaultdict(list)
+        for joint in self._movable.values():
+            self._movable_of[joint.body].append(joint)
         self._torques: dict[int, dict[int, float]] = defaultdict(dict)
         self._loose: set[_Joint] = set()
         self._origins: dict[int, Any] = {}
@@ -143,6 +154,17 @@ class BulletSimulator(Simulator):
             }
         )
 
+    @property
+    def control(self) -> str:
+        """What a plain number in an action is: "position", "velocity" or "torque"."""
+        return self._control
+
+    @control.setter
+    def control(self, what: str) -> None:
+        if what not in _MODES:
+            raise ValueError(f"control has to be one of {', '.join(_MODES)}, it is {what!r}")
+        self._control = what
+
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def run_step(self, action: Any, timestep_ns: int) -> None:
@@ -158,7 +180,7 @@ class BulletSimulator(Simulator):
         if timestep_ns != self._timestep_ns:
             self._divide(timestep_ns)  # before motors are set: Bullet keeps their force times its step
         if action is not None:
-            self._command(self._commands(action))
+            self._take(action)
         for _ in range(self._steps):
             for body, torques in self._torques.items():  # Bullet forgets them after each physics step
                 if torques:
@@ -171,22 +193,38 @@ class BulletSimulator(Simulator):
         self._steps = physics_steps(timestep_ns, _LONGEST_STEP_NS)
         self.client.setTimeStep(seconds(timestep_ns) / self._steps)
 
-    def _commands(self, action: Any) -> Iterable[tuple[str, Any]]:
+    def _take(self, action: Any) -> None:
         if isinstance(action, Mapping):
-            return action.items()
-        if isinstance(action, list | tuple) and action and all(_is_pair(entry) for entry in action):
-            return action
+            self._command(action.items())
+        elif isinstance(action, list | tuple) and action and all(_is_pair(entry) for entry in action):
+            self._command(action)
+        else:
+            self._command_all(action)
+
+    def _command_all(self, action: Any) -> None:
+        """Tell every joint its number: as `_command` does, which takes longer as it goes from joint to joint."""
         try:
             values = np.asarray(action, dtype=float)
         except (TypeError, ValueError):
             values = np.empty(0)
-        if values.shape != (len(self._movable),):
+        if values.shape != (len(self._movable),) or not np.isfinite(values).all():
             raise ValueError(
-                f"the action has to be a list of {len(self._movable)} numbers, one a joint (these are:"
+                f"the action has to be a list of {len(self._movable)} finite numbers, one a joint (these are:"
                 f" {', '.join(self._movable) or 'none'}), or a dict of joints' names and what they are to do;"
                 f" it is {action!r}"
             )
-        return zip(self._movable, values.tolist(), strict=True)
+        for body, joints in self._movable_of.items():
+            numbers = [joint.number for joint in joints]
+            targets, values = values[: len(joints)].tolist(), values[len(joints) :]
+            if self.control == "torque":
+                self._loosen(joints)
+                self._torques[body] = dict(zip(numbers, targets, strict=True))
+                continue
+            self._torques[body].clear()
+            self._loose.difference_update(joints)
+            target = "targetPositions" if self.control == "position" else "targetVelocities"
+            strongest = [joint.strongest for joint in joints]
+            self._set_motors(body, numbers, _MODES[self.control], forces=strongest, **{target: targets})
 
     def _command(self, commands: Iterable[tuple[str, Any]]) -> None:
         motors: dict[tuple[int, int], list[tuple[int, float, float, float]]] = defaultdict(list)
@@ -198,7 +236,7 @@ class BulletSimulator(Simulator):
             given = command if isinstance(command, dict) else {self.control: command}
             self._check(name, given)
             if "torque" in given:
-                self._loosen(joint)
+                self._loosen([joint])
                 self._torques[joint.body][joint.number] = given["torque"]
                 continue
             self._torques[joint.body].pop(joint.number, None)
@@ -217,16 +255,16 @@ class BulletSimulator(Simulator):
                 raise ValueError(f"the action for joint {name!r}: {what} has to be a finite number, it is {value!r}")
         if frozenset(given) not in _COMMANDS:
             raise ValueError(
-                f"the action for joint {name!r} has to be a number (of what `control` says, {self.control!r}, which has"
-                " to be 'position', 'velocity' or 'torque') or a dict with 'position', 'velocity' or both, and perhaps"
-                f" 'force', or with 'torque' alone; it is {given!r}"
+                f"the action for joint {name!r} has to be a number, or a dict with 'position', 'velocity' or both, and"
+                f" perhaps 'force', or with 'torque' alone; it is {given!r}"
             )
 
-    def _loosen(self, joint: _Joint) -> None:
-        """Switch the motor off that Bullet has in each joint and that brakes it."""
-        if joint not in self._loose:
-            self._set_motors(joint.body, [joint.number], pybullet.VELOCITY_CONTROL, forces=[0.0])
-            self._loose.add(joint)
+    def _loosen(self, joints: list[_Joint]) -> None:
+        """Switch the motors off that Bullet has in all joints and that brake them."""
+        for joint in joints:
+            if joint not in self._loose:
+                self._set_motors(joint.body, [joint.number], pybullet.VELOCITY_CONTROL, forces=[0.0])
+                self._loose.add(joint)
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
@@ -256,18 +294,17 @@ class BulletSimulator(Simulator):
     def _state(self, joint: _Joint) -> tuple[Any, ...]:
         """Position, velocity, reaction forces and torque of a joint."""
         if joint.is_movable:
-            state: tuple[Any, ...] = self.client.getJointState(joint.body, joint.number)
+            state: tuple[Any, ...] = self._joint_state(joint.body, joint.number)
             return state
         return tuple(np.array(values) for values in self.client.getJointStateMultiDof(joint.body, joint.number))
 
     def _frame(self, link: _Link) -> tuple[Any, Any]:
         """Position and orientation of a link, not of its centre of mass."""
-        client = self.client
         if link.number != _BASE:
-            state = client.getLinkState(link.body, link.number, computeForwardKinematics=1)
+            state = self._link_state(link.body, link.number, computeForwardKinematics=1)
             return state[4], state[5]
-        centre, turned = client.getBasePositionAndOrientation(link.body)
-        position, orientation = client.multiplyTransforms(centre, turned, *self._from_centre(link.body))
+        centre, turned = self._base_state(link.body)
+        position, orientation = pybullet.multiplyTransforms(centre, turned, *self._from_centre(link.body))
         return position, orientation
 
     def _from_centre(self, body: int) -> Any:
@@ -279,10 +316,9 @@ class BulletSimulator(Simulator):
 
     def _motion(self, link: _Link) -> tuple[Any, Any, Any]:
         """Position and velocity of a link's centre of mass, and how the link turns."""
-        client = self.client
         if link.number == _BASE:
-            return client.getBasePositionAndOrientation(link.body)[0], *client.getBaseVelocity(link.body)
-        state = client.getLinkState(link.body, link.number, computeLinkVelocity=1, computeForwardKinematics=1)
+            return self._base_state(link.body)[0], *self.client.getBaseVelocity(link.body)
+        state = self._link_state(link.body, link.number, computeLinkVelocity=1, computeForwardKinematics=1)
         return state[0], state[6], state[7]
 
     def _linear_velocity(self, link: _Link) -> Any:
