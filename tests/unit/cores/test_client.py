@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from nrp_common.errors import ConfigurationError
+from nrp_simserver.cores.client import overrides_in
 from nrp_simserver.cores.embedded import NrpCore
-from nrp_simserver.cores.embedded.client import overrides_in
 from tests.unit.cores.experiment import Experiment, seen
 from tests.waiting import wait_until
 
