@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from nrp_simserver import core_wrapper
-from nrp_simserver.gate import Gate, SimulationReset
+from nrp_simserver.gate import Gate, SimulationEnding, SimulationReset
 
 GRACE_S = 0.5
 """How long a script has to come to its next step before it is interrupted where it is."""
@@ -22,8 +22,8 @@ CLEANING_UP_S = 3.0
 IGNORED_TIMES = 100
 """A script that steps on after being told so many times to end catches what it is told, and will never end."""
 
-AGAIN_S = 0.1
-"""Between two looks at whether the user code has ended."""
+AGAIN_S = 0.5
+"""Between two looks at whether the user code has ended, and two signals: gRPC sees none that come every 0.2 s."""
 
 
 class Interruption:
@@ -44,6 +44,7 @@ class Interruption:
         self._is_in_user_code = False
         self._is_told = False
         self._is_out_of_patience = False
+        self._insisted_on: dict[type[SimulationEnding], object] = {}
         self._ended = threading.Event()
         self._ended.set()
         signal.signal(signal.SIGUSR1, self._interrupt)
@@ -52,6 +53,7 @@ class Interruption:
     def of_user_code(self) -> Iterator[None]:
         """Let what runs in here be interrupted."""
         self._is_told = self._is_out_of_patience = False
+        self._insisted_on.clear()
         self._ended.clear()
         self._is_in_user_code = True
         try:
@@ -61,9 +63,16 @@ class Interruption:
             self._ended.set()
 
     def insist(self) -> None:
-        """See to it that user code ends, after the gate was told to end it. Returns at once."""
-        if not self._ended.is_set():
-            threading.Thread(target=self._insist, name="interruption", daemon=True).start()
+        """See to it that user code ends, after the gate was told to end it. Returns at once.
+
+        A stop is asked for more than once, by signal and by command. One thread insists on it: the signals of two would
+        come too often.
+        """
+        ending, claim = self._gate.ending, object()
+        # In one call, as no lock may be waited for in a signal handler, from where this is called, too.
+        if ending is None or self._ended.is_set() or self._insisted_on.setdefault(ending, claim) is not claim:
+            return
+        threading.Thread(target=self._insist, name="interruption", daemon=True).start()
 
     def _insist(self) -> None:
         pause = GRACE_S
