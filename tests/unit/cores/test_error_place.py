@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nrp_common.errors import ConfigurationError, EngineFailed, ExperimentError, FunctionFailed
-from nrp_simserver.cores.error_place import ErrorPlace, locate
+from nrp_common.errors import ConfigurationError, CoreLost, EngineFailed, ExperimentError, FunctionFailed
+from nrp_simserver.cores.error_place import ErrorPlace, locate, own_traceback, place_told
 
 
 def place_of(folder: Path, source: str, file: str = "script.py") -> ErrorPlace:
@@ -152,3 +152,51 @@ def test_what_is_no_valid_unicode_is_told_all_the_same(tmp_path: Path) -> None:
     told = place_of(tmp_path, "raise FileNotFoundError('no file \\udcff.csv')\n").describe()
     assert told == "FileNotFoundError in script.py (Line 1): no file \\udcff.csv"
     assert told.encode()
+
+
+TRACE = """Traceback (most recent call last):
+  File "{folder}/tf_1.py", line 4, in move
+  File "/usr/lib/python3/json/__init__.py", line 9, in loads
+KeyError: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (TRACE, ("tf_1.py", 4)),
+        ('File "tf_1.py", line 4, in move\nFile "deep/tf_2.py", line 7, in helper', ("deep/tf_2.py", 7)),
+        ("SyntaxError: invalid syntax (tf_1.py, line 12)", ("tf_1.py", 12)),
+        ("the engine fell over", ("", 0)),
+        ('File "/etc/passwd", line 4', ("", 0)),
+        ('File "../tf_1.py", line 4', ("", 0)),
+        ('File "gone.py", line 4', ("", 0)),
+        ('File "' + "x" * 5000 + '", line 4', ("", 0)),
+        ('File "tf_1.py\0", line 4', ("", 0)),
+    ],
+    ids=["traceback", "deepest", "syntax", "none", "elsewhere", "outside", "gone", "too long", "NUL"],
+)
+def test_the_place_that_another_process_tells_is_found_in_what_it_says(
+    text: str, place: tuple[str, int], tmp_path: Path
+) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("tf_1.py", "deep/tf_2.py"):
+        (tmp_path / name).touch()
+    assert place_told(text.format(folder=tmp_path), tmp_path) == place
+
+
+def test_an_error_of_the_backend_itself_is_shown_with_the_lines_of_the_experiment_only(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("def go():\n    nrp()\ngo()\n")
+
+    def nrp() -> None:
+        raise CoreLost("NRPCoreSim is gone")
+
+    with pytest.raises(CoreLost) as caught:
+        exec(compile(script.read_text(), str(script), "exec"), {"nrp": nrp})
+    shown = own_traceback(caught.value, tmp_path).splitlines()
+    assert [line.strip() for line in shown if line.startswith("  File")] == [
+        f'File "{script}", line 3, in <module>',
+        f'File "{script}", line 2, in go',
+    ]
+    assert shown[-1] == "NRPCoreSim is gone"

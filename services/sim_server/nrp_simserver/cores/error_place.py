@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import linecache
+import re
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,12 @@ _LONGEST = 4_000
 
 _PLACE = "_nrp_place"
 """The attribute of an exception that was brought here from another process."""
+
+
+_LINE_OF_A_FILE = re.compile(
+    r'File "(?P<file>[^"\n]+)", line (?P<line>\d+)|\((?P<script>[^()\n]+\.py), line (?P<of_script>\d+)\)'
+)
+"""In tracebacks, and in the message of a SyntaxError."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +105,36 @@ def presentable(text: str) -> str:
 def own_traceback(error: BaseException, folder: Path) -> str:
     """The traceback of an error as the author of the experiment's files sees it, in lines.
 
-    It begins in the experiment's own files, and leaves out what the core wrapped around the exception. What was found
-    wrong before it came to these files, such as a simulator that is not installed, is a sentence.
+    It begins in the experiment's own files, and leaves out what the core wrapped around the exception. An error of the
+    backend itself, such as a simulator that is not installed, is a sentence, after the lines of these files.
     """
     seen = locate(error, folder).error
+    if isinstance(seen, NRPError):
+        frames = traceback.extract_tb(seen.__traceback__)
+        theirs = traceback.format_list([frame for frame in frames if Path(frame.filename).is_relative_to(folder)])
+        return "".join(["Traceback (most recent call last):\n", *theirs] if theirs else []) + f"{seen}\n"
     own = seen.__traceback__
     while own is not None and not Path(own.tb_frame.f_code.co_filename).is_relative_to(folder):
         own = own.tb_next
-    if own is None and isinstance(seen, NRPError):
-        return f"{seen}\n"
     beginning: TracebackType | None = own or seen.__traceback__
     return "".join(traceback.format_exception(type(seen), seen, beginning))
+
+
+def place_told(text: str, folder: Path) -> tuple[str, int]:
+    """The file of the experiment, and the line in it, that a Python traceback in a text leads to; ("", 0) if to none.
+
+    For errors of other processes, of which there is no more than what they say.
+
+    Args:
+        text: has a traceback, or not.
+        folder: the experiment's folder; files in the text may be named relative to it.
+    """
+    for told in reversed(list(_LINE_OF_A_FILE.finditer(text))):
+        with suppress(OSError, ValueError):  # no file can have that name
+            file = _inside(told["file"] or told["script"], folder.resolve())
+            if file is not None:
+                return file, int(told["line"] or told["of_script"])
+    return "", 0
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
