@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,35 +35,62 @@ CALLS = "stand_in_calls.json"
 ENGINES = "stand_in_engines.json"
 
 
+ALLOWED_IN = {
+    "initialize": ["Created"],
+    "runLoop": ["Initialized", "Stopped"],
+    "runUntilTimeout": ["Initialized", "Stopped"],
+    "stopLoop": ["Created", "Initialized", "Running", "Stopped", "Failed"],
+    "reset": ["Initialized", "Stopped"],
+    "shutdown": ["Created", "Initialized", "Stopped", "Failed"],
+}
+"""The states that allow a call."""
+
+
 @dataclass
 class Behaviour:
     """How the stand-in behaves; well, if nothing is said.
 
     Attributes:
         start_s: how long it takes until it listens.
+        starts_in_vain: how many times its address is taken when it starts.
         exits_at_start: the status that it ends with instead of listening.
         fails_to_initialize: what goes wrong in `initialize`.
         refuses: a call that it does not allow.
         step_s: how long a step takes.
+        hangs_at: the step that never ends.
         done_at: the step at which the status function reports done.
         fails_at: the step at which the simulation fails.
         failure: what goes wrong then.
         dies_at: the step in which it is killed.
+        says: the state that it is in after steps, by its own account; the right one if it is None.
         wrong: what is wrong with its trajectories: "places", "json", "type" or "bytes".
+        wrong_from: the step of the first one with which something is wrong.
+        echoes: whether trajectories hold the messages that were handed in, too.
         stays: whether it neither shuts down nor ends when asked to.
+        bare_engines: whether its engines do not inherit its environment.
+        leaves_engines: whether it shuts down without ending them.
+        is_loud: whether it notes down each call.
     """
 
     start_s: float = 0.0
+    starts_in_vain: int = 0
     exits_at_start: int | None = None
     fails_to_initialize: str = ""
     refuses: str = ""
     step_s: float = 0.0
+    hangs_at: int = -1
     done_at: int = -1
     fails_at: int = -1
     failure: str = "engine 'robot' fell over"
     dies_at: int = -1
+    says: str | None = None
     wrong: str = ""
+    wrong_from: int = 0
+    echoes: bool = False
     stays: bool = False
+    bare_engines: bool = False
+    leaves_engines: bool = False
+    is_loud: bool = True
 
 
 class Core:
@@ -74,6 +102,7 @@ class Core:
         self._state = "Created"
         self._step = 0
         self._gathered: list[int] = []
+        self._handed_in: list[Any] = []
         self._engines: list[subprocess.Popen[bytes]] = []
         self._transfers: list[DataTransfer] = []
         self._stop = threading.Event()
@@ -82,7 +111,8 @@ class Core:
 
     def initialize(self, _request: Any) -> Any:
         for engine in self._configuration["EngineConfigs"]:
-            self._engines.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
+            environment = {"PATH": os.environ["PATH"]} if self._behaviour.bare_engines else None
+            self._engines.append(subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True))
             if engine["EngineType"] == "datatransfer_grpc_engine":
                 self._transfers.append(DataTransfer(engine))
         Path(ENGINES).write_text(json.dumps([engine.pid for engine in self._engines]))
@@ -92,7 +122,9 @@ class Core:
         return pb.InitializeResponse(simState=self._sim_state(), trajectory=self._trajectory([0]))
 
     def runLoop(self, request: Any) -> Any:  # noqa: N802  its name on the wire
-        _note("runLoop", steps=request.numIterations, **_told(request.dataPacks))
+        self._note("runLoop", steps=request.numIterations, **_told(request.dataPacks))
+        if self._behaviour.echoes:
+            self._handed_in += [each.data for each in request.dataPacks.protoDataPacks]
         done = False
         self._stop.clear()
         for _ in range(request.numIterations):
@@ -105,7 +137,7 @@ class Core:
         return self._advanced(done=done, timed_out=False, hand_out=done)
 
     def runUntilTimeout(self, _request: Any) -> Any:  # noqa: N802  its name on the wire
-        _note("runUntilTimeout")
+        self._note("runUntilTimeout")
         timeout = int(self._configuration["SimulationTimeout"])
         timestep = self._configuration["EngineConfigs"][0]["EngineTimestep"]
         done = timed_out = False
@@ -118,24 +150,26 @@ class Core:
         return self._advanced(done=done, timed_out=timed_out, hand_out=True)
 
     def stopLoop(self, _request: Any) -> Any:  # noqa: N802  its name on the wire
-        _note("stopLoop")
+        self._note("stopLoop")
         self._stop.set()
         return pb.Response(simState=self._sim_state())
 
     def reset(self, request: Any) -> Any:
-        _note("reset", **_told(request.dataPacks))
+        self._note("reset", **_told(request.dataPacks))
         self._step, self._gathered, self._state = 0, [], "Initialized"
         return pb.ResetResponse(simState=self._sim_state(), trajectory=self._trajectory([0]))
 
     def shutdown(self, _request: Any) -> Any:
-        _note("shutdown")
+        self._note("shutdown")
         if self._behaviour.stays:
             time.sleep(600)
         for transfer in self._transfers:
             transfer.shutdown()
-        for engine in self._engines:
-            engine.kill()
-            engine.wait()
+        if not self._behaviour.leaves_engines:
+            for engine in self._engines:
+                engine.kill()
+                engine.wait()
+        self._engines.clear()
         self._state = "Created"
         return pb.Response(simState=self._sim_state())
 
@@ -143,18 +177,21 @@ class Core:
 
     def handle(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         """Carry out a call, when the state allows it."""
-        allowed = {"initialize": ["Created"], "shutdown": None, "stopLoop": None}.get(
-            method, ["Initialized", "Stopped"]
-        )
-        if method == self._behaviour.refuses or (allowed is not None and self._state not in allowed):
+        if method == self._behaviour.refuses or self._state not in ALLOWED_IN[method]:
             context.abort(grpc.StatusCode.CANCELLED, f"Can't process request: the state is {self._state}")
+        if method in ("runLoop", "runUntilTimeout"):
+            self._state = "Running"
         return getattr(self, method)(request)
+
+    def _note(self, call: str, **details: Any) -> None:
+        if self._behaviour.is_loud:
+            _note(call, **details)
 
     def _take_step(self) -> Any:
         """Take a step. Returns the state when it failed, else None."""
         self._step += 1
         self._gathered.append(self._step)
-        time.sleep(self._behaviour.step_s)
+        time.sleep(600 if self._step == self._behaviour.hangs_at else self._behaviour.step_s)
         for transfer in self._transfers:
             transfer.step(self._step)
         if self._step == self._behaviour.dies_at:
@@ -171,9 +208,12 @@ class Core:
         steps: list[int] = []
         if hand_out:
             steps, self._gathered = self._gathered, steps
-        return pb.RunLoopResponse(
-            simState=self._sim_state(), doneFlag=done, timeoutFlag=timed_out, trajectory=self._trajectory(steps)
-        )
+        trajectory = self._trajectory(steps)
+        for message in self._handed_in if hand_out else []:
+            place = len(trajectory.jsonTrajectoryMessages) + len(trajectory.protoTrajectoryMessages)
+            trajectory.protoTrajectoryMessages.add(dataIndex=place, data=message)
+        said = pb.SimStateMessage(currentState=self._state if self._behaviour.says is None else self._behaviour.says)
+        return pb.RunLoopResponse(simState=said, doneFlag=done, timeoutFlag=timed_out, trajectory=trajectory)
 
     def _failed(self, why: str) -> Any:
         self._state = "Failed"
@@ -184,7 +224,8 @@ class Core:
 
     def _trajectory(self, steps: list[int]) -> Any:
         """A message and a JSON value for each step; JSON values and messages travel apart."""
-        trajectory, wrong = pb.Trajectory(), self._behaviour.wrong
+        trajectory = pb.Trajectory()
+        wrong = self._behaviour.wrong if self._step >= self._behaviour.wrong_from else ""
         for step in steps:
             place = len(trajectory.jsonTrajectoryMessages) + len(trajectory.protoTrajectoryMessages)
             message = trajectory.protoTrajectoryMessages.add(dataIndex=place)
@@ -237,9 +278,11 @@ def _told(datapacks: Any) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for each in [*datapacks.jsonDataPacks, *datapacks.protoDataPacks]:
         identity = each.dataPackId
-        kind = pb.JsonMessage if each.data.Is(pb.JsonMessage.DESCRIPTOR) else dump.String
-        message = kind.FromString(each.data.value)
-        value = json.loads(message.data) if kind is pb.JsonMessage else message.string_stream
+        value: Any = each.data.type_url
+        if each.data.Is(pb.JsonMessage.DESCRIPTOR):
+            value = json.loads(pb.JsonMessage.FromString(each.data.value).data)
+        elif each.data.Is(dump.String.DESCRIPTOR):
+            value = dump.String.FromString(each.data.value).string_stream
         told[f"{identity.engineName}/{identity.dataPackName}: {identity.dataPackType}"] = value
     return {"told": told} if told else {}
 
@@ -265,13 +308,14 @@ def main() -> None:
     parser.add_argument("--server_address", required=True)
     parser.add_argument("--logoutput", choices=["all"], required=True)
     parser.add_argument("--logfilename", choices=[".console_output.log"], required=True)
+    parser.add_argument("-p", dest="plugins")
     parser.add_argument("-o", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     behaviour = Behaviour(**json.loads(Path(BEHAVIOUR).read_text())) if Path(BEHAVIOUR).exists() else Behaviour()
     configuration = json.loads(options.configuration.read_text())
     for option in options.overrides:
         _override(configuration, option)
-    _note("launched", configuration=configuration)
+    _note("launched", configuration=configuration, arguments=sys.argv[1:])
     print("NRPCoreSim starts", flush=True)
     if behaviour.stays:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -279,6 +323,9 @@ def main() -> None:
     if behaviour.exits_at_start is not None:
         print("libgazebo.so: cannot open shared object file", file=sys.stderr)
         sys.exit(behaviour.exits_at_start)
+    if len(calls(Path())) <= behaviour.starts_in_vain:
+        host, _, port = options.server_address.partition(":")
+        somebody = socket.create_server((host, int(port)))  # noqa: F841  closed at the end
     _serve(Core(behaviour, configuration), options.server_address)
 
 
@@ -292,10 +339,9 @@ def _serve(core: Core, address: str) -> None:
         )
         for method in ("initialize", "runLoop", "runUntilTimeout", "stopLoop", "reset", "shutdown")
     }
-    server = grpc.server(futures.ThreadPoolExecutor(2))
+    server = grpc.server(futures.ThreadPoolExecutor(2))  # one for a loop, one for the call that stops it
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("NrpCore.NrpCore", handlers)])
-    if not server.add_insecure_port(address):
-        sys.exit(f"{address} is taken")
+    server.add_insecure_port(address)  # raises when it is taken
     server.start()
     server.wait_for_termination()
 

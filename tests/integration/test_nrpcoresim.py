@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,20 +15,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import grpc
 import psutil
 import pytest
+from google.protobuf.any_pb2 import Any as PackedMessage
 
 from nrp_common.bus import BrokerAddress
 from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost, CoreNotReady, EngineUnavailable
 from nrp_simserver import processes
 from nrp_simserver.cores.embedded import EmbeddedCore
+from nrp_simserver.cores.nrpcoresim import program as programs
+from nrp_simserver.cores.nrpcoresim.console_log import LOG
 from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
+from nrp_simserver.cores.nrpcoresim.overrides import data_transfer_overrides
 from tests.brokers import plain_port
-from tests.nrpcoresim import behave, calls, dump, engines, install
+from tests.nrpcoresim import CALLS, behave, calls, dump, engines, install
 from tests.simulation_servers import SimulationServers, Wire
 from tests.waiting import wait_until
 
@@ -36,6 +46,8 @@ MINIMAL = Path(__file__).parents[1] / "fixtures/reference/experiments/a_two_equa
 ENGINES = [{"EngineName": "robot", "EngineType": "gazebo_grpc", "EngineTimestep": 0.01}]
 STATUS = {"StatusFunction": {"Name": "status", "FileName": "status.py"}}
 TRANSFER = {"EngineName": "transfer", "EngineType": "datatransfer_grpc_engine", "EngineTimestep": 0.01}
+
+PREFIX = """lab "1", 'east' $HOME \\ Zürich; a=b"""
 
 Launch = Callable[..., NRPCoreSim]
 
@@ -87,6 +99,11 @@ def asked(folder: Path) -> list[str]:
     return [call for call, _ in calls(folder)]
 
 
+def launches(folder: Path) -> list[list[str]]:
+    """The arguments of each launch."""
+    return [details["arguments"] for call, details in calls(folder) if call == "launched"]
+
+
 # -- the calls -------------------------------------------------------------------------------------------------------
 
 
@@ -96,6 +113,18 @@ def test_initialize_starts_the_engines_and_returns_the_observations(launch: Laun
     assert core.initialize() == step(0)
     assert core.current_state() == "Initialized"
     assert all(psutil.pid_exists(engine) for engine in engines(folder))
+
+
+def test_the_program_is_launched_as_nrp_client_does(launch: Launch, folder: Path) -> None:
+    core = launch()
+    core = NRPCoreSim(folder, overrides={"SimulationTimeout": 5}, arguments=["-p", "plugin.so"])
+    core.initialize()
+    ((config, name, mode, server, option, address, *others),) = launches(folder)
+    assert [config, name, mode, server, option] == ["-c", "simulation_config.json", "-m", "server", "--server_address"]
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", address)
+    log = ["--logoutput=all", "--logfilename=.console_output.log"]
+    assert others == [*log, "-o", "SimulationTimeout=5", "-p", "plugin.so"]
+    core.shutdown()
 
 
 def test_run_loop_advances_and_tells_no_trajectory_before_it_is_done(launch: Launch, folder: Path) -> None:
@@ -157,6 +186,42 @@ def test_datapacks_go_with_the_next_request_and_the_last_of_a_name_wins(launch: 
     ]
 
 
+def test_datapacks_of_a_request_that_is_refused_go_with_the_next_one(launch: Launch, folder: Path) -> None:
+    core = started(launch(refuses="reset"))
+    core.set_json_datapack("goal", "robot", 1)
+    with pytest.raises(CallNotAllowed):
+        core.reset()
+    core.run_loop()
+    assert calls(folder)[-1][1]["told"] == {"robot/goal: JsonDataPack": 1}
+
+
+def test_messages_of_the_experiments_own_proto_files_go_both_ways(launch: Launch, folder: Path) -> None:
+    (folder / "camera.proto").write_text(
+        'syntax = "proto3"; package Camera; message Picture { string of = 1; repeated float pixels = 2; }'
+    )
+    core = started(launch(STATUS, done_at=1, echoes=True))
+    picture = importlib.import_module("nrp_protobuf.camera_pb2").Picture(of="a cube", pixels=[0.5, 1.0])
+    core.set_proto_datapack("seen", "robot", picture)
+    assert core.run_loop() == (True, [*step(1), picture])
+    assert calls(folder)[-1][1]["told"] == {"robot/seen: Camera.Picture": "type.googleapis.com/Camera.Picture"}
+
+
+def test_observations_of_a_type_that_nobody_knows_stay_packed(launch: Launch) -> None:
+    message, value = launch(wrong="type").initialize()
+    assert isinstance(message, PackedMessage)
+    assert (message.TypeName(), value) == ("Unheard.Of", {"step": 0})
+
+
+@pytest.mark.parametrize(("says", "is_in"), [("", "Stopped"), ("Sleeping", "Stopped"), ("Running", "Running")])
+def test_a_program_that_does_not_tell_the_state_it_is_in_can_be_asked_to_go_on(
+    launch: Launch, says: str, is_in: str
+) -> None:
+    core = started(launch(says=says))
+    core.run_loop()
+    assert core.current_state() == is_in
+    core.run_loop()
+
+
 def test_datapacks_that_cannot_be_delivered_are_refused(launch: Launch) -> None:
     core = started(launch())
     with pytest.raises(ValueError, match="there is no engine 'nobody'; engines are: robot"):
@@ -199,19 +264,17 @@ def test_many_quick_steps_are_few_calls_none_of_which_takes_long(launch: Launch,
 # -- overrides -------------------------------------------------------------------------------------------------------
 
 
-def test_data_transfer_engines_are_told_the_simulation_and_the_broker(
-    folder: Path, program: Path, launch: Launch
-) -> None:
+def test_overrides_arrive_whatever_is_in_them(folder: Path, launch: Launch) -> None:
     configuration = launch({"EngineConfigs": [*ENGINES, TRANSFER]}, refuses="initialize").configuration
-    run = configuration.of_simulation(7, 'lab "1", east', "bus:1883")
-    core = NRPCoreSim(folder, configuration=run, overrides={"SimulationTimeout": 5})
+    run = configuration.of_simulation(7, PREFIX, "bus:1883")
+    core = NRPCoreSim(folder, overrides={**data_transfer_overrides(run), "SimulationTimeout": 5})
     with pytest.raises(CallNotAllowed):  # there is no such broker
         core.initialize()
     core.shutdown()
     seen = calls(folder)[0][1]["configuration"]
     assert seen["SimulationTimeout"] == 5
     assert seen["EngineConfigs"][0] == ENGINES[0]
-    told = {"simulationID": "7", "MQTTBroker": "bus:1883", "MQTTPrefix": 'lab "1", east'}
+    told = {"simulationID": "7", "MQTTBroker": "bus:1883", "MQTTPrefix": PREFIX}
     assert seen["EngineConfigs"][1] == {**TRANSFER, **told}
 
 
@@ -224,7 +287,7 @@ def test_a_slow_start_is_waited_for(launch: Launch) -> None:
 
 def test_a_start_that_takes_too_long_is_a_timeout_and_leaves_nothing_running(launch: Launch, folder: Path) -> None:
     core = launch(start_s=60.0, timeout=2.0)
-    with pytest.raises(CoreNotReady, match="within 2 s") as caught:
+    with pytest.raises(CoreNotReady, match=r"within 2 s; the end of .console_output.log:\nNRPCoreSim starts") as caught:
         core.initialize()
     assert isinstance(caught.value, TimeoutError)
     assert core.current_state() == "Failed"
@@ -241,8 +304,48 @@ def test_a_program_that_dies_at_its_start_is_told_at_once_with_its_last_words(la
 
 def test_a_program_that_is_not_there_is_named(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(EngineUnavailable, match="no program NRPCoreSim"):
+    with pytest.raises(EngineUnavailable, match=r"run engine 'robot' \(gazebo_grpc\), and there is no program NRPC"):
         launch().initialize()
+
+
+def test_a_program_that_is_none_is_told(launch: Launch, program: Path) -> None:
+    program.write_bytes(b"\x7fnonsense")
+    with pytest.raises(EngineUnavailable, match=f"{program} cannot be started in .*: .*Exec format error"):
+        launch().initialize()
+
+
+def test_an_address_that_somebody_took_meanwhile_is_replaced_by_another(
+    launch: Launch, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        taken = somebody.getsockname()[1]
+        offer(taken, monkeypatch)
+        assert launch().initialize() == step(0)
+    assert f"127.0.0.1:{taken}" not in launches(folder)[-1]
+
+
+def test_an_address_that_another_server_shares_is_replaced_by_another(
+    launch: Launch, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    somebody = grpc.server(futures.ThreadPoolExecutor(1))
+    taken = somebody.add_insecure_port("127.0.0.1:0")
+    somebody.start()
+    offer(taken, monkeypatch)
+    assert launch().initialize() == step(0)
+    assert f"127.0.0.1:{taken}" not in launches(folder)[-1]
+    somebody.stop(None).wait()
+
+
+def test_an_address_that_is_taken_again_and_again_is_told(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        monkeypatch.setattr(programs, "_free_port", lambda: somebody.getsockname()[1])
+        with pytest.raises(CoreLost, match=f"Somebody else listens at 127.0.0.1:{somebody.getsockname()[1]}"):
+            launch().initialize()
+
+
+def test_a_program_that_ends_because_its_address_is_taken_is_launched_again(launch: Launch, folder: Path) -> None:
+    assert launch(starts_in_vain=2).initialize() == step(0)
+    assert len(launches(folder)) == 3
 
 
 def test_a_simulation_that_cannot_be_initialised_says_why(launch: Launch) -> None:
@@ -254,14 +357,14 @@ def test_a_simulation_that_cannot_be_initialised_says_why(launch: Launch) -> Non
 
 def test_a_program_that_dies_in_a_step_is_told_with_its_last_words(launch: Launch) -> None:
     core = started(launch(dies_at=3))
-    with pytest.raises(CoreLost, match=r"was ended by SIGSEGV(?s:.*)step 3: something terrible happened"):
+    with pytest.raises(CoreLost, match=r"was ended by SIGSEGV in runLoop(?s:.*)step 3: something terrible happened"):
         core.run_loop(10)
     assert core.current_state() == "Failed"
 
 
 def test_a_program_that_was_killed_between_two_calls_is_told(launch: Launch, folder: Path) -> None:
     core = started(launch())
-    (server,) = [each for each in working_in(folder) if "--server_address" in each.cmdline()]
+    (server,) = servers_in(folder)
     server.kill()
     with pytest.raises(ConnectionError, match="was ended by SIGKILL"):
         core.run_loop()
@@ -289,35 +392,47 @@ def test_a_failure_in_a_file_of_the_experiment_names_file_and_line(launch: Launc
     assert (caught.value.file, caught.value.line) == ("status.py", 4)
 
 
+def test_a_program_that_dies_over_a_file_of_the_experiment_names_file_and_line(launch: Launch, folder: Path) -> None:
+    (folder / "engine.py").write_text("")
+    core = started(launch(dies_at=1))
+    with (folder / LOG).open("a") as log:
+        log.write(f'  File "{folder}/engine.py", line 7, in runLoop\n')
+    with pytest.raises(CoreLost) as caught:
+        core.run_loop()
+    assert (caught.value.file, caught.value.line) == ("engine.py", 7)
+
+
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ("places", r"its 2 entries have the places \[0, 0\]"),
+        ("places", "of its 2 entries none is number 1"),
         ("json", "an entry is not JSON"),
         ("type", "sent a Unheard.Of: neither"),
         ("bytes", "an entry is no Dump.String"),
     ],
 )
 def test_a_wrong_trajectory_is_an_error(launch: Launch, wrong: str, complaint: str) -> None:
-    core = launch(wrong=wrong)
+    core = started(launch(STATUS, done_at=1, wrong_from=1, wrong=wrong))
     with pytest.raises(CoreFailed, match=complaint):
-        core.initialize()
+        core.run_loop()
     assert core.current_state() == "Failed"
 
 
 # -- the end ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stays", [False, True])
-def test_shutdown_leaves_no_process_also_of_a_program_that_does_not_end(
-    launch: Launch, folder: Path, stays: bool
+@pytest.mark.parametrize(
+    "behaviour",
+    [{}, {"stays": True}, {"leaves_engines": True}, {"leaves_engines": True, "bare_engines": True}],
+    ids=lambda behaviour: "+".join(behaviour) or "none",
+)
+def test_shutdown_leaves_no_process_whatever_the_program_does(
+    launch: Launch, folder: Path, behaviour: dict[str, bool]
 ) -> None:
-    core = started(launch({"EngineConfigs": [*ENGINES, {**ENGINES[0], "EngineName": "other"}]}, stays=stays))
+    core = started(launch({"EngineConfigs": [*ENGINES, {**ENGINES[0], "EngineName": "other"}]}, **behaviour))
     core.run_loop()
     assert len(engines(folder)) == 2
-    began_at = time.monotonic()
     core.shutdown()
-    assert time.monotonic() - began_at < 8
     assert working_in(folder) == []
     assert all(processes.has_ended(engine) for engine in engines(folder))
 
@@ -340,14 +455,52 @@ def test_shutdown_may_be_called_in_any_state_and_repeatedly(launch: Launch) -> N
     assert core.initialize() == step(0)
 
 
-def test_what_interrupts_a_call_stops_the_loop(launch: Launch, folder: Path) -> None:
-    core = started(launch(step_s=30.0))
-    signal.signal(signal.SIGALRM, _interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+@pytest.fixture
+def interrupt_in(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Has Ctrl-C pressed as soon as the program is asked to do something."""
+    usual = signal.signal(signal.SIGUSR1, _interrupt)
+
+    def press(call: str) -> None:
+        wait_until(lambda: (folder / CALLS).exists() and call in asked(folder))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    yield lambda call: threading.Thread(target=press, args=(call,)).start()
+    signal.signal(signal.SIGUSR1, usual)
+
+
+def test_what_interrupts_a_call_stops_the_loop(
+    launch: Launch, folder: Path, interrupt_in: Callable[[str], None]
+) -> None:
+    core = started(launch(step_s=0.8))
+    interrupt_in("runLoop")
     with pytest.raises(KeyboardInterrupt):
-        core.run_loop()
+        core.run_loop(10)
     assert core.current_state() == "Stopped"
     assert asked(folder)[-1] == "stopLoop"
+    core.shutdown()  # when the step has ended
+    assert asked(folder)[-1] == "shutdown"
+
+
+def test_a_step_that_never_ends_does_not_keep_the_engines(
+    launch: Launch, folder: Path, interrupt_in: Callable[[str], None]
+) -> None:
+    core = started(launch(hangs_at=1))
+    interrupt_in("runLoop")
+    with pytest.raises(KeyboardInterrupt):
+        core.run_loop()
+    core.shutdown()
+    assert working_in(folder) == []
+    assert all(processes.has_ended(engine) for engine in engines(folder))
+
+
+def test_a_start_that_is_interrupted_leaves_no_process(
+    launch: Launch, folder: Path, interrupt_in: Callable[[str], None]
+) -> None:
+    core = launch(start_s=60.0)
+    interrupt_in("launched")
+    with pytest.raises(KeyboardInterrupt):
+        core.initialize()
+    assert working_in(folder) == []
 
 
 def test_the_program_dies_with_the_process_that_launched_it(launch: Launch, folder: Path) -> None:
@@ -360,7 +513,7 @@ def test_the_program_dies_with_the_process_that_launched_it(launch: Launch, fold
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"ready\n"
         launcher.kill()
-    wait_until(lambda: not [each for each in working_in(folder) if "--server_address" in each.cmdline()])
+    wait_until(lambda: not servers_in(folder))
     for engine in engines(folder):  # those of the real program see to it themselves
         os.kill(engine, signal.SIGKILL)
 
@@ -376,35 +529,69 @@ def test_launched_in_a_thread_it_outlives_that(launch: Launch) -> None:
 # -- attaching -------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_runs_is_driven_and_goes_on_after_the_shutdown(
-    launch: Launch, folder: Path, program: Path
-) -> None:
+@pytest.fixture
+def running(launch: Launch, folder: Path, program: Path) -> Iterator[Running]:
+    """A server that somebody else started."""
     launch()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [program, "-c", "simulation_config.json", "-m", "server", "--server_address", address]
     options = ["--logoutput=all", "--logfilename=.console_output.log"]
-    server = subprocess.Popen([*command, *options], cwd=folder)
-    try:
-        for _ in range(2):
-            core = NRPCoreSim(folder, options=NRPCoreSimOptions(address=address, start_timeout_s=30))
-            assert core.initialize() == step(0)
-            assert core.run_loop() == (False, [])
-            core.shutdown()
-        assert server.poll() is None
-        core.initialize()
+    with subprocess.Popen([*command, *options], cwd=folder) as server:
+        yield Running(server, address)
         server.kill()
-        server.wait()
-        with pytest.raises(CoreLost, match=f"NRPCoreSim at {address} is gone"):
-            core.run_loop()
+    for engine in engines(folder):
+        if not processes.has_ended(engine):
+            os.kill(engine, signal.SIGKILL)
+
+
+class Running(NamedTuple):
+    server: subprocess.Popen[bytes]
+    address: str
+
+    def attached(self, folder: Path) -> NRPCoreSim:
+        return NRPCoreSim(folder, options=NRPCoreSimOptions(address=self.address, start_timeout_s=30))
+
+
+def test_a_server_that_runs_is_driven_and_goes_on_after_the_shutdown(folder: Path, running: Running) -> None:
+    for _ in range(2):
+        core = running.attached(folder)
+        assert core.initialize() == step(0)
+        assert core.run_loop() == (False, [])
         core.shutdown()
-    finally:
-        server.kill()
-        server.wait()
-        for engine in engines(folder):
-            if not processes.has_ended(engine):
-                os.kill(engine, signal.SIGKILL)
+        assert asked(folder)[-1] == "shutdown"
+    assert running.server.poll() is None
+
+
+def test_a_server_that_was_attached_to_and_is_gone_is_told(folder: Path, running: Running) -> None:
+    core = started(running.attached(folder))
+    running.server.kill()
+    running.server.wait()
+    with pytest.raises(CoreLost, match=f"NRPCoreSim at {running.address} does not answer any more"):
+        core.run_loop()
+    core.shutdown()
+
+
+def test_a_server_that_somebody_drives_is_not_taken_from_him(folder: Path, running: Running) -> None:
+    core = started(running.attached(folder))
+    other = running.attached(folder)
+    with pytest.raises(
+        CallNotAllowed, match=f"NRPCoreSim at {running.address} runs somebody else's simulation: Can't "
+    ):
+        other.initialize()
+    other.shutdown()
+    assert core.run_loop() == (False, [])
+    core.shutdown()
+
+
+def test_a_server_that_runs_is_not_left_to_its_own_timeout_which_may_be_another(folder: Path, running: Running) -> None:
+    (folder / "simulation_config.json").write_text(json.dumps({"EngineConfigs": ENGINES, "SimulationTimeout": 1}))
+    core = started(running.attached(folder))
+    assert core.run_until_timeout() == (False, True, [])
+    assert core.time_ns == 1_000_000_000
+    assert "runUntilTimeout" not in asked(folder)
+    core.shutdown()
 
 
 def test_an_address_that_nobody_serves_is_a_timeout(launch: Launch, folder: Path) -> None:
@@ -441,11 +628,30 @@ def test_a_simulation_server_runs_an_experiment_with_it(servers: SimulationServe
     assert all(processes.has_ended(engine) for engine in engines(folder))
 
 
-def test_a_simulation_is_stopped_in_the_middle_of_a_step(servers: SimulationServers, program: Path) -> None:
-    simulation = servers.started(files={"stand_in.json": json.dumps({"step_s": 60})}, **simulation_fields(program))
+def test_what_program_and_engines_write_is_in_the_log_of_the_simulation(
+    servers: SimulationServers, program: Path
+) -> None:
+    simulation = servers.paused(**simulation_fields(program))
+    wait_until(lambda: "NRPCoreSim starts\n" in simulation.log)
+    with (simulation.folder.experiment / LOG).open("a") as log:
+        log.write("an engine without a line's end")
+    simulation.command("stopped")
+    simulation.await_end()
+    assert simulation.log.count("NRPCoreSim starts") == 1
+    assert "an engine without a line's end" in simulation.log
+
+
+@pytest.mark.parametrize(
+    "behaviour", [{"hangs_at": 1}, {"hangs_at": 1, "stays": True}], ids=lambda each: "+".join(each)
+)
+def test_a_simulation_is_stopped_in_the_middle_of_a_step(
+    servers: SimulationServers, program: Path, behaviour: dict[str, Any]
+) -> None:
+    simulation = servers.started(files={"stand_in.json": json.dumps(behaviour)}, **simulation_fields(program))
     folder = simulation.folder.experiment
     wait_until(lambda: "runLoop" in asked(folder))
     simulation.command("stopped")
+    os.kill(simulation.pid, signal.SIGTERM)  # as its launcher does
     simulation.await_end()
     assert simulation.journal.stopping
     assert working_in(folder) == []
@@ -525,12 +731,26 @@ def working_in(folder: Path) -> list[psutil.Process]:
     """The processes that run in a folder."""
     found = []
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error):
             if Path(process.cwd()).is_relative_to(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
+
+
+def servers_in(folder: Path) -> list[psutil.Process]:
+    """Those of them that are the program."""
+    found = []
+    for process in working_in(folder):
+        with suppress(psutil.Error):
+            if "--server_address" in process.cmdline():
+                found.append(process)
+    return found
+
+
+def offer(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this port taken for a free one, once."""
+    ports = itertools.chain([port], iter(programs._free_port, None))
+    monkeypatch.setattr(programs, "_free_port", lambda: next(ports))
 
 
 def _interrupt(*_: object) -> None:

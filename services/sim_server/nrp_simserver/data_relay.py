@@ -71,8 +71,11 @@ class DataRelay:
             self._bus.publish(topic, b"", qos=QOS, retain=True)
 
     def _renamed(self, payload: bytes) -> bytes:
-        """The list of the topics with data, with the topics that these are passed on to."""
-        entries = json.loads(payload)
-        for entry in entries:
-            entry["topic"] = self._own_root + entry["topic"].removeprefix(self._root)
+        """The list of the topics with data, with those that they are passed on to. Anything else stays as it is."""
+        try:
+            entries = json.loads(payload)
+            for entry in entries:
+                entry["topic"] = self._own_root + entry["topic"].removeprefix(self._root)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return payload
         return json.dumps(entries).encode()

@@ -54,6 +54,14 @@ def test_the_list_of_topics_names_those_that_are_passed_on_to(
     assert json.loads(payload) == [{"topic": f"{prefix}nrp_simulation/7/data/camera", "type": ""}]
 
 
+@pytest.mark.parametrize("payload", [b"{", b"\xff", b"7", b'["x"]', b'[{"name": "x"}]', b'[{"topic": 7}]'])
+def test_what_is_no_list_of_topics_is_passed_on_as_it_is(
+    bus: FakeBus, below: str, passed_on: list[Any], payload: bytes
+) -> None:
+    bus.hear(f"{below}/data", payload)
+    assert passed_on == [("data", payload, 1, True)]
+
+
 def test_what_the_broker_keeps_it_keeps_for_the_simulation_only(bus: FakeBus, below: str, passed_on: list[Any]) -> None:
     topic = f"{below}/welcome"
     bus.retained[topic] = b"hello"

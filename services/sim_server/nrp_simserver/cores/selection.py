@@ -11,7 +11,8 @@ from nrp_common.errors import EngineUnavailable
 from nrp_simserver.cores import BrokerConnector, DataPublisher, EngineProcesses, NrpCore, Rest
 from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
-from nrp_simserver.cores.nrpcoresim.program import find_program
+from nrp_simserver.cores.nrpcoresim.overrides import data_transfer_overrides
+from nrp_simserver.cores.nrpcoresim.program import find_program, not_found
 
 Kind = Literal["auto", "embedded", "nrpcoresim"]
 
@@ -34,7 +35,7 @@ def create_core(
     Args:
         configuration: the experiment's configuration.
         folder: the experiment's folder.
-        kind: "embedded", "nrpcoresim" (the original program), or "auto": the embedded one if it can run every engine,
+        kind: "embedded", "nrpcoresim" (the original program), or "auto": the embedded one if it can run the experiment,
             else the original program if it is there.
         publisher: publishes the data that the experiment streams through the embedded core.
         config_file: where the configuration was read from, relative to `folder`.
@@ -43,47 +44,51 @@ def create_core(
         rest: lets time pass between the steps of a loop in real time of the embedded core.
         nrpcoresim: how to come by the original program.
         divert: called when the original program will publish streamed data itself, returns the MQTT prefix below which
-            it is to do that; without it that is the configuration's.
+            it is to do that, where `configuration` says for the rest; without it the program does what the file says.
 
     Raises:
-        EngineUnavailable: nothing here can run an engine of the experiment; names it, its type and what it needs.
+        EngineUnavailable: nothing here can run the experiment; names the engines that are the reason, or what else is.
     """
     if kind != "nrpcoresim":
         try:
             return _embedded(
                 configuration,
                 folder,
+                config_file,
                 publisher=publisher,
                 engine_processes=engine_processes,
                 connect=connect,
                 rest=rest,
             )
-        except EngineUnavailable:
-            if kind == "embedded" or not (nrpcoresim.address or find_program(nrpcoresim.program)):
-                raise
+        except EngineUnavailable as unable:
+            if kind == "embedded":
+                raise EngineUnavailable(f"{unable}; only the embedded core is to be used", file=config_file) from None
+            if not (nrpcoresim.address or find_program(nrpcoresim.program)):
+                raise EngineUnavailable(f"{unable}; {not_found(nrpcoresim.program)}", file=config_file) from None
+    overrides: dict[str, Any] = {}
     if divert is not None and configuration.transfers_data and nrpcoresim.address is None:
-        configuration = configuration.publishing_below(divert())
-    return _original(configuration, folder, config_file, nrpcoresim)
+        overrides = data_transfer_overrides(configuration.publishing_below(divert()))
+    return _original(configuration, folder, config_file, overrides, nrpcoresim)
 
 
 # Imported when needed: a launcher that only reads configurations needs neither, and gRPC cannot be forked.
 
 
-def _embedded(configuration: SimulationConfiguration, folder: Path, **options: Any) -> NrpCore:
-    from nrp_simserver.cores import embedded
+def _embedded(configuration: SimulationConfiguration, folder: Path, config_file: str, **options: Any) -> NrpCore:
+    from nrp_simserver.cores.embedded import EmbeddedCore
 
-    for engine in configuration.engines:
-        if engine.type not in embedded.Engine.types:
-            raise EngineUnavailable(
-                f"engine {engine.name!r} is of type {engine.type}: it needs the original nrp-core, the program"
-                " NRPCoreSim on the PATH"
-            )
-    return embedded.EmbeddedCore(folder, configuration=configuration, **options)
+    return EmbeddedCore(folder, config_file, configuration=configuration, **options)
 
 
 def _original(
-    configuration: SimulationConfiguration, folder: Path, config_file: str, options: NRPCoreSimOptions
+    configuration: SimulationConfiguration,
+    folder: Path,
+    config_file: str,
+    overrides: dict[str, Any],
+    options: NRPCoreSimOptions,
 ) -> NrpCore:
     from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
 
-    return NRPCoreSim(folder, config_file, configuration=configuration, options=options)
+    return NRPCoreSim(
+        folder, config_file, configuration=configuration, overrides=overrides, options=options, pass_on_log=True
+    )

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nrp_common.errors import CallNotAllowed, EngineFailed, EngineUnavailable
 from nrp_simserver.cores import BrokerConnector, DataPublisher, EngineProcesses, Rest, number_of_iterations
-from nrp_simserver.cores.configuration import DEFAULT_FILE, SimulationConfiguration, load_configuration
+from nrp_simserver.cores.configuration import (
+    DEFAULT_FILE,
+    ENGINE_TYPES,
+    EngineConfiguration,
+    SimulationConfiguration,
+    load_configuration,
+)
 from nrp_simserver.cores.embedded.engine import Engine, engine_error
 from nrp_simserver.cores.embedded.event_loop.loops import EventLoop, GraphLoop
 from nrp_simserver.cores.embedded.function_files import load_functions
@@ -34,7 +40,7 @@ class EmbeddedCore:
     Args:
         folder: the experiment's folder.
         config_file: its configuration, relative to `folder`.
-        configuration: the configuration, when it is read already; `config_file` is not looked at then.
+        configuration: the configuration, when it is read already; `config_file` only names it in errors then.
         publisher: publishes the data that a data transfer engine streams; without one nothing is streamed.
         engine_processes: "all" to have engines run in processes of their own, also those that need none.
         connect: connects the MQTT nodes of a computational graph; without one there can be none.
@@ -42,7 +48,7 @@ class EmbeddedCore:
 
     Raises:
         ConfigurationError: the configuration is missing or wrong.
-        EngineUnavailable: it has an engine that this core cannot run.
+        EngineUnavailable: it has an engine that this core cannot run, or something else; names all of that.
     """
 
     def __init__(
@@ -58,15 +64,9 @@ class EmbeddedCore:
     ) -> None:
         self.folder = Path(folder).resolve()
         self.configuration = configuration or load_configuration(self.folder, config_file)
-        for engine in self.configuration.engines:
-            if engine.type not in Engine.types:
-                raise EngineUnavailable(
-                    f"engine {engine.name!r} is of type {engine.type}, which the embedded core cannot run"
-                    f" (it runs {', '.join(sorted(Engine.types))})"
-                )
-            missing = Engine.types[engine.type].missing(engine)
-            if missing:
-                raise EngineUnavailable(f"engine {engine.name!r} is of type {engine.type}: it needs {missing}")
+        obstacles = obstacles_in(self.configuration)
+        if obstacles:
+            raise EngineUnavailable(f"{config_file}: {'; '.join(obstacles)}", file=config_file)
         self._publisher = publisher
         self._engine_processes: EngineProcesses = engine_processes
         self._connect = connect
@@ -339,6 +339,28 @@ class EmbeddedCore:
     def _take_trajectory(self, loop: Loop) -> list[Any]:
         trajectory, loop.trajectory = loop.trajectory, []
         return trajectory
+
+
+def obstacles_in(configuration: SimulationConfiguration) -> list[str]:
+    """What the embedded core cannot run of an experiment, each with its field and the reason."""
+    obstacles = []
+    if configuration.has_graph and configuration.ros_node is not None:
+        obstacles.append("ROSNode: it needs the original nrp-core, built with ROS")
+    for index, engine in enumerate(configuration.engines):
+        if needs := _needs(engine):
+            field = f"EngineConfigs.{index}.EngineType"
+            obstacles.append(f"{field}: engine {engine.name!r} is of type {engine.type}: it {needs}")
+    return obstacles
+
+
+def _needs(engine: EngineConfiguration) -> str:
+    """What an engine needs that is not here, as a predicate; "" when it needs nothing."""
+    if engine.type not in ENGINE_TYPES:
+        return f"has to be one of {', '.join(sorted(ENGINE_TYPES))}, unless the original nrp-core has another one"
+    if engine.type not in Engine.types:
+        return "needs the original nrp-core"
+    missing = Engine.types[engine.type].missing(engine)
+    return missing and f"needs {missing}"
 
 
 class _Request:

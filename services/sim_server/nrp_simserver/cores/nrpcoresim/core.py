@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import re
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
 import nrp_shims
-from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost
+from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost, EngineUnavailable
 from nrp_simserver.cores import number_of_iterations
 from nrp_simserver.cores.configuration import DEFAULT_FILE, NANOSECONDS, SimulationConfiguration, load_configuration
 from nrp_simserver.cores.embedded.json_values import from_engine
 from nrp_simserver.cores.embedded.proto_files import ProtoFiles
-from nrp_simserver.cores.nrpcoresim.connection import Connection
-from nrp_simserver.cores.nrpcoresim.messages import HandedIn, pb, trajectory_of
+from nrp_simserver.cores.error_place import place_told
+from nrp_simserver.cores.nrpcoresim.messages import HandedIn, observations_of, pb, trajectory_of
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
-from nrp_simserver.cores.nrpcoresim.overrides import data_transfer_overrides, override_options
-from nrp_simserver.cores.nrpcoresim.program import Program
-
-log = logging.getLogger(__name__)
+from nrp_simserver.cores.nrpcoresim.overrides import override_options
+from nrp_simserver.cores.nrpcoresim.program import find_program, not_found
+from nrp_simserver.cores.nrpcoresim.server import Server
 
 LONGEST_CALL_S: Final = 0.1
 """How long a call for many steps should take at most: a pause or a stop waits for its end."""
@@ -34,14 +30,18 @@ LONGEST_CALL_S: Final = 0.1
 MOST_STEPS: Final = 2**31 - 1
 """What the message has room for."""
 
-SHUTDOWN_S: Final = 3.0
-"""How long the engines have to shut down before they are killed; a launcher kills a whole simulation after 5 s."""
+STATES: Final = frozenset({"Created", "Initialized", "Running", "Stopped", "Failed"})
 
-STOPPING_S: Final = 0.5
-"""How long the server may take to note that a loop is to stop."""
+READY: Final = ("Initialized", "Running", "Stopped")
+"""Those in which it may be asked to go on; whether it does, it decides itself. A call never leaves it running."""
 
-_FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d+)')
-"""A line of a Python traceback."""
+LEADS_TO: Final = {
+    "initialize": "Initialized",
+    "runLoop": "Stopped",
+    "runUntilTimeout": "Stopped",
+    "reset": "Initialized",
+}
+"""The state after a call, for a server that does not tell."""
 
 
 class NRPCoreSim:
@@ -56,10 +56,11 @@ class NRPCoreSim:
     Args:
         folder: the experiment's folder.
         config_file: its configuration, relative to `folder`.
-        configuration: the configuration, when it is read already: where its data transfer engines publish is handed
-            on to the program, which reads all else from `config_file`.
+        configuration: the configuration, when it is read already; the program reads `config_file`.
         overrides: values in place of those of the file, by path; not for a server that runs already.
+        arguments: further options for the program's command line.
         options: which NRPCoreSim it is.
+        pass_on_log: whether what the program and its engines write goes to this process's stdout, too.
 
     Raises:
         ConfigurationError: the configuration is missing or wrong.
@@ -72,16 +73,23 @@ class NRPCoreSim:
         *,
         configuration: SimulationConfiguration | None = None,
         overrides: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
         options: NRPCoreSimOptions | None = None,
+        pass_on_log: bool = False,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.configuration = configuration or load_configuration(self.folder, config_file, overrides)
         self.options = options or NRPCoreSimOptions()
-        self._config_file = config_file
-        self._overrides = {**data_transfer_overrides(self.configuration), **(overrides or {})}
+        self._server = Server(
+            self.options,
+            self.folder,
+            config_file,
+            [*override_options(overrides or {}), *arguments],
+            pass_on_log=pass_on_log,
+        )
         self._proto_files = ProtoFiles(self.folder)
-        self._program: Program | None = None
-        self._connection: Connection | None = None
+        self._has_engines = False  # which the server started for this core
+        self._was_interrupted = False
         self._handed_in = HandedIn()
         self._state = "Created"
         self._time_ns = 0
@@ -98,6 +106,11 @@ class NRPCoreSim:
         return self.configuration.timeout_ns
 
     @property
+    def time_ns(self) -> int:
+        """The simulated time in nanoseconds that all calls of `run_loop` together have come to."""
+        return self._time_ns
+
+    @property
     def steps_at_once(self) -> int:
         """So many steps the program takes in 0.1 s, going by how long the last ones took.
 
@@ -112,22 +125,28 @@ class NRPCoreSim:
     def initialize(self) -> list[Any]:
         """Launch the program, or connect to the one that runs; start the engines. Returns the observations.
 
+        An observation of a type that is not known here stays packed, as a `google.protobuf.Any`.
+
         Raises:
             EngineUnavailable: there is no such program. As a `CoreNotReady`: it cannot be reached in time.
             CoreLost: it ended instead of getting ready.
             CoreFailed: it could not initialise the simulation.
-            CallNotAllowed: it is initialised already, or has failed.
+            CallNotAllowed: it is initialised already, by this core or, when it runs already, by somebody else.
         """
         self._allow("Created")
         self._state = "Failed"  # until it is initialised
+        self._check_program()
         self._find_messages()
+        self._server.open()
+        self._has_engines = True
         try:
-            self._connect()
-        except BaseException:
-            self._disconnect()
-            raise
-        response = self._request("initialize", pb.EmptyMessage())
-        return self._trajectory(response)
+            response = self._request("initialize", pb.EmptyMessage())
+        except CallNotAllowed as refusal:
+            self._has_engines = False
+            if self._server.is_ours:
+                raise
+            raise CallNotAllowed(f"{self._server.name} runs somebody else's simulation: {refusal}") from None
+        return self._read(observations_of, response)
 
     def run_loop(self, num_iterations: int = 1) -> tuple[bool, list[Any]]:
         """Advance by `num_iterations` smallest timesteps, whatever the timeout.
@@ -142,13 +161,13 @@ class NRPCoreSim:
             CallNotAllowed: it is not initialised, or has failed.
         """
         left = number_of_iterations(num_iterations)
-        self._allow("Initialized", "Stopped")
+        self._allow(*READY)
         done, trajectory = False, []
         while left:
             steps = min(left, self.steps_at_once)
             response = self._advance(steps)
             done |= response.doneFlag
-            trajectory += self._trajectory(response)
+            trajectory += self._read(trajectory_of, response)
             left -= steps
         return done, trajectory
 
@@ -158,7 +177,7 @@ class NRPCoreSim:
         Raises:
             As `run_loop`.
         """
-        self._allow("Initialized", "Stopped")
+        self._allow(*READY)
         while True:
             left = self._steps_left()
             if left == 0:
@@ -167,7 +186,7 @@ class NRPCoreSim:
                 # Without being done the program hands out what was gathered at the end of its own runUntilTimeout only.
                 response = self._request("runUntilTimeout", pb.EmptyMessage())
                 self._time_ns += self.timestep_ns
-                return response.doneFlag, True, self._trajectory(response)
+                return response.doneFlag, True, self._read(trajectory_of, response)
             done, trajectory = self.run_loop(1 if left is None else min(self.steps_at_once, max(1, left - 1)))
             if done:
                 return True, self._steps_left() == 0, trajectory
@@ -178,22 +197,25 @@ class NRPCoreSim:
         Raises:
             As `run_loop`.
         """
-        self._allow("Initialized", "Stopped")
-        response = self._request("reset", pb.ResetMessage(dataPacks=self._handed_in.take()))
+        self._allow(*READY)
+        response = self._request("reset", pb.ResetMessage(dataPacks=self._handed_in.datapacks()))
+        self._handed_in.clear()
         self._time_ns = 0
-        return self._trajectory(response)
+        return self._read(observations_of, response)
 
     def shutdown(self) -> None:
-        """End all engines and the program, by force when they take longer than 3 s. A server attached to goes on.
+        """End all engines and the program, by force when they take too long. A server that ran already is left alone.
 
         May be called in any state, repeatedly.
         """
         try:
-            self._shut_engines_down()
+            if self._has_engines:
+                self._server.shut_engines_down(in_a_step=self._was_interrupted)
         finally:
-            self._disconnect()
+            self._server.close()
             self._proto_files.close()
-            self._handed_in = HandedIn()
+            self._has_engines = self._was_interrupted = False
+            self._handed_in.clear()
             self._time_ns = 0
             self._state = "Created"
 
@@ -219,46 +241,19 @@ class NRPCoreSim:
             raise TypeError(f"datapack {datapack_name!r} has to be a protobuf message, not {type(payload).__name__}")
         self._handed_in.put_proto(datapack_name, engine_name, payload)
 
-    # -- the program ---------------------------------------------------------------------------------------------------
+    # -- the start -----------------------------------------------------------------------------------------------------
+
+    def _check_program(self) -> None:
+        if self._server.is_ours and find_program(self.options.program) is None:
+            engines = ", ".join(f"engine {engine.name!r} ({engine.type})" for engine in self.configuration.engines)
+            raise EngineUnavailable(
+                f"the original nrp-core is to run {engines or 'the experiment'}, and {not_found(self.options.program)}"
+            )
 
     def _find_messages(self) -> None:
         if importlib.util.find_spec("nrp_protobuf") is None:  # it is on the path of simulations, not of libraries
             sys.path.append(str(nrp_shims.PATH))
         self._proto_files.open()
-
-    def _connect(self) -> None:
-        options = self.options
-        if options.address is None:
-            overrides = override_options(self._overrides)
-            self._program = Program(options.program, self.folder, self._config_file, overrides)
-            address = self._program.address
-        else:
-            address = options.address
-        self._connection = Connection(address)
-        self._connection.wait_until_ready(options.start_timeout_s, self._check_program)
-
-    def _check_program(self) -> None:
-        if self._program is not None and self._program.has_ended:
-            raise CoreLost(f"NRPCoreSim {self._program.fate()}")
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        program, self._program = self._program, None
-        if connection is not None:
-            connection.close()
-        if program is not None:
-            program.end()
-
-    def _shut_engines_down(self) -> None:
-        if self._connection is None or (self._program is not None and self._program.has_ended):
-            return
-        try:
-            response = self._connection.call("shutdown", pb.EmptyMessage(), SHUTDOWN_S)
-        except (CoreFailed, CoreLost, CallNotAllowed) as error:
-            log.warning("The engines of NRPCoreSim were not shut down in order: %s", error)
-        else:
-            if response.simState.currentState == "Failed":
-                log.warning("The engines of NRPCoreSim were not shut down in order: %s", response.simState.errorMsg)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -273,65 +268,63 @@ class NRPCoreSim:
 
     def _advance(self, steps: int) -> Any:
         """Take so many steps in one call, and note how long it took. Returns the response."""
-        request = pb.RunLoopMessage(numIterations=steps, dataPacks=self._handed_in.take())
+        request = pb.RunLoopMessage(numIterations=steps, dataPacks=self._handed_in.datapacks())
         began_at = time.perf_counter()
         response = self._request("runLoop", request)
         step_s = (time.perf_counter() - began_at) / steps
         # At most twice as many as were just measured: a few steps may have been quick by chance.
         self._steps_at_once = max(1, min(2 * steps, int(LONGEST_CALL_S / step_s), MOST_STEPS))
+        self._handed_in.clear()
         self._time_ns += steps * self.timestep_ns
         return response
 
     def _request(self, method: str, request: Any) -> Any:
-        """Have the program carry out `method`, and take over the state it is in then. Returns the response."""
-        assert self._connection is not None
+        """Have the server carry out `method`, and take over the state it is in then. Returns the response."""
         before, self._state = self._state, "Running"
         try:
-            response = self._connection.call(method, request)
+            response = self._server.call(method, request)
         except CallNotAllowed:
             self._state = before
             raise
-        except CoreLost as error:
+        except CoreLost as lost:
             self._state = "Failed"
-            if self._program is None:
-                raise
-            raise CoreLost(f"NRPCoreSim {self._program.fate()}") from error
+            file, line = place_told(str(lost), self.folder)
+            raise CoreLost(str(lost), file=file, line=line) from None
         except CoreFailed as error:
             raise self._failure(str(error)) from None
         except BaseException:  # raised by a signal: somebody wants this call to end
+            self._was_interrupted = True
             if method != "initialize":
-                with suppress(CoreFailed, CoreLost, CallNotAllowed):
-                    self._connection.call("stopLoop", pb.EmptyMessage(), STOPPING_S)
+                self._server.stop_loop()
             self._state = "Failed" if before == "Failed" else "Stopped"
             raise
-        self._state = response.simState.currentState
-        if self._state == "Failed":
-            raise self._failure(f"NRPCoreSim failed in {method}: {response.simState.errorMsg or 'it does not say why'}")
+        said = response.simState
+        if said.currentState == "Failed":
+            raise self._failure(f"NRPCoreSim failed in {method}: {said.errorMsg or 'it does not say why'}")
+        self._state = said.currentState if said.currentState in STATES else LEADS_TO[method]
         return response
 
     def _failure(self, what: str) -> CoreFailed:
-        """The error of a simulation that has failed, with its place in the experiment's files if there is one."""
+        """The error of a simulation that has failed."""
         self._state = "Failed"
-        last_words = self._program.last_words() if self._program is not None else ""
-        for text in (what, last_words):
-            for frame in reversed(list(_FRAME.finditer(text))):
-                path = (self.folder / frame["file"]).resolve()
-                if path.is_relative_to(self.folder) and path.is_file():
-                    file = path.relative_to(self.folder)
-                    return CoreFailed(f"{what}{last_words}", file=file, line=int(frame["line"]))
-        return CoreFailed(f"{what}{last_words}")
+        last_words = self._server.last_words()
+        told = place_told(what, self.folder)
+        file, line = told if told[0] else place_told(last_words, self.folder)
+        return CoreFailed(f"{what}{last_words}", file=file, line=line)
 
-    def _trajectory(self, response: Any) -> list[Any]:
+    def _read(self, entries_of: Callable[[Any], list[Any]], response: Any) -> list[Any]:
+        """The trajectory or the observations of a response. One that cannot be read is a failure."""
         try:
-            return trajectory_of(response)
+            return entries_of(response)
         except CoreFailed as error:
-            raise self._failure(str(error)) from error
+            raise self._failure(str(error)) from None
 
     # -- the timeout ---------------------------------------------------------------------------------------------------
 
     @property
     def _server_knows_the_timeout(self) -> bool:
-        return self.timeout_ns % NANOSECONDS == 0  # NRPCoreSim cuts it to whole seconds
+        # NRPCoreSim cuts it to whole seconds; a server that ran already may have been started with another one.
+        return self._server.is_ours and self.timeout_ns % NANOSECONDS == 0
 
     def _steps_left(self) -> int | None:
         """How many steps it takes to reach the timeout; None when there is none."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
 
@@ -50,28 +52,46 @@ class HandedIn:
         """Add a copy of a protobuf message."""
         self._proto[datapack, engine] = _datapack(datapack, engine, message.DESCRIPTOR.full_name, message)
 
-    def take(self) -> Any:
-        """All of them as a `DataPacks` message. There are none then."""
-        packs = pb.DataPacks(jsonDataPacks=self._json.values(), protoDataPacks=self._proto.values())
+    def datapacks(self) -> Any:
+        """All of them as a `DataPacks` message."""
+        return pb.DataPacks(jsonDataPacks=self._json.values(), protoDataPacks=self._proto.values())
+
+    def clear(self) -> None:
+        """There are none any more."""
         self._json.clear()
         self._proto.clear()
-        return packs
 
 
 def trajectory_of(response: Any) -> list[Any]:
-    """The trajectory, or the observations, of a response: JSON values and messages in the order of their `dataIndex`.
+    """The trajectory of a response: JSON values and messages in the order of their `dataIndex`.
 
     Raises:
         CoreFailed: it is not what a trajectory has to be.
     """
-    json_part = response.trajectory.jsonTrajectoryMessages
-    proto_part = response.trajectory.protoTrajectoryMessages
-    placed = [(entry.dataIndex, _json_value(entry.data)) for entry in json_part]
-    placed += [(entry.dataIndex, _message(entry.data)) for entry in proto_part]
+    return _in_order(response.trajectory, _message)
+
+
+def observations_of(response: Any) -> list[Any]:
+    """The observations of a response, in the same order.
+
+    A message of a type that is not known here, such as a camera's image in Gazebo, is in its `google.protobuf.Any`: an
+    experiment is not to fail for what its script may not even look at.
+
+    Raises:
+        CoreFailed: they are not what observations have to be.
+    """
+    return _in_order(response.trajectory, lambda data: _message(data) if _message_class(data.TypeName()) else data)
+
+
+def _in_order(trajectory: Any, unpacked: Callable[[Any], Message]) -> list[Any]:
+    placed = [(entry.dataIndex, _json_value(entry.data)) for entry in trajectory.jsonTrajectoryMessages]
+    placed += [(entry.dataIndex, unpacked(entry.data)) for entry in trajectory.protoTrajectoryMessages]
+    missing = set(range(len(placed))).difference(place for place, _ in placed)
+    if missing:
+        raise CoreFailed(
+            f"NRPCoreSim sent a wrong trajectory: of its {len(placed)} entries none is number {min(missing)}"
+        )
     placed.sort(key=itemgetter(0))
-    places = [place for place, _ in placed]
-    if places != list(range(len(placed))):
-        raise CoreFailed(f"NRPCoreSim sent a wrong trajectory: its {len(placed)} entries have the places {places}")
     return [value for _, value in placed]
 
 
@@ -92,21 +112,23 @@ def _json_value(data: Any) -> Any:
 
 
 def _message(data: Any) -> Message:
-    kind = data.TypeName()
-    try:
-        return _message_class(kind).FromString(data.value)
-    except KeyError:
+    message_class = _message_class(data.TypeName())
+    if message_class is None:
         raise CoreFailed(
-            f"NRPCoreSim sent a {kind}: neither the backend nor the experiment has a .proto file with such a message"
-        ) from None
-    except DecodeError as error:
-        raise CoreFailed(f"NRPCoreSim sent a wrong trajectory: an entry is no {kind}: {error}") from None
-
-
-def _message_class(kind: str) -> type[Message]:
-    pool = descriptor_pool.Default()
+            f"NRPCoreSim sent a {data.TypeName()}: neither the backend nor the experiment has a .proto file with such"
+            " a message"
+        )
     try:
+        return message_class.FromString(data.value)
+    except DecodeError as error:
+        raise CoreFailed(f"NRPCoreSim sent a wrong trajectory: an entry is no {data.TypeName()}: {error}") from None
+
+
+def _message_class(kind: str) -> type[Message] | None:
+    pool = descriptor_pool.Default()
+    with suppress(KeyError):
         return GetMessageClass(pool.FindMessageTypeByName(kind))
-    except KeyError:
-        message_modules()  # loads them all
+    message_modules()  # loads them all
+    with suppress(KeyError):
         return GetMessageClass(pool.FindMessageTypeByName(kind))
+    return None
