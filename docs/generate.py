@@ -17,7 +17,7 @@ from nrp_common.asyncapi import CHANNELS, asyncapi_document
 from nrp_common.settings import CommonSettings
 from nrp_gateway.app import openapi_document
 from nrp_gateway.settings import GatewaySettings
-from nrp_simserver.settings import LauncherSettings
+from nrp_simserver.settings import CoreSettings, LauncherSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -101,6 +101,7 @@ def _settings_page() -> str:
     for title, model in (
         ("Gateway and launcher", CommonSettings),
         ("Gateway", GatewaySettings),
+        ("What runs experiments: launcher and `nrp run --local`", CoreSettings),
         ("Launcher", LauncherSettings),
     ):
         lines += ["", f"## {title}", "", "| variable | default | meaning |", "|---|---|---|"]

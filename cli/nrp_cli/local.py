@@ -14,6 +14,7 @@ from nrp_common.errors import NRPError
 from nrp_simserver.cores.error_place import locate
 from nrp_simserver.error_report import print_traceback
 from nrp_simserver.local_run import NO_SIMULATION, LocalRun
+from nrp_simserver.settings import CoreSettings
 
 DEFAULT_CONFIGURATION = "simulation_config.json"
 DEFAULT_SCRIPT = "main_script.py"
@@ -59,6 +60,7 @@ def run_locally(
         folder,
         configuration or DEFAULT_CONFIGURATION,
         main_script or DEFAULT_SCRIPT,
+        CoreSettings.load(),
         real_time_factor=realtime_factor,
     )
     followed = _Followed(run)
@@ -80,7 +82,7 @@ def run_locally(
         state, status, complaint = "failed", FAILED, f"Not completed after {timeout:g} s of real time"
     except NRPError as error:  # says all there is to say
         state, status, complaint = "failed", FAILED, str(error)
-        if error.__cause__ is not None:
+        if locate(error, folder).error is not error:
             print_traceback(error, folder)
     except BaseException as error:  # noqa: BLE001  whatever user code raised
         state, status, complaint = "failed", FAILED, locate(error, folder).describe()

@@ -27,12 +27,37 @@ def _check_prefix(prefix: str) -> str:
     return prefix.strip("/")
 
 
-class CommonSettings(BaseSettings):
-    """What gateway and launcher share."""
+class Settings(BaseSettings):
+    """Settings from environment variables `NRP_*`."""
 
     model_config = SettingsConfigDict(
         env_prefix="NRP_", env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
     )
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """The settings from the environment, with `overrides` on top.
+
+        Raises:
+            SettingsError: names each variable and what is wrong with it.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError("; ".join(cls._described(fault) for fault in error.errors())) from error
+
+    @classmethod
+    def _described(cls, fault: ErrorDetails) -> str:
+        message = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:  # several settings contradict each other: the message names them
+            return message
+        name = str(fault["loc"][0])
+        is_field = name in cls.model_fields  # else it is the variable's whole name
+        return f"{cls.model_config['env_prefix'] + name.upper() if is_field else name}: {message}"
+
+
+class CommonSettings(Settings):
+    """What gateway and launcher share."""
 
     mqtt_broker_address: str = "localhost:1883"
     """`host` or `host:port` of the broker."""
@@ -93,24 +118,3 @@ class CommonSettings(BaseSettings):
     def topics(self) -> Topics:
         """The topics of this installation."""
         return Topics(self.mqtt_prefix)
-
-    @classmethod
-    def load(cls, **overrides: Any) -> Self:
-        """The settings from the environment, with `overrides` on top.
-
-        Raises:
-            SettingsError: names each variable and what is wrong with it.
-        """
-        try:
-            return cls(**overrides)
-        except ValidationError as error:
-            raise SettingsError("; ".join(cls._described(fault) for fault in error.errors())) from error
-
-    @classmethod
-    def _described(cls, fault: ErrorDetails) -> str:
-        message = fault["msg"].removeprefix("Value error, ")
-        if not fault["loc"]:  # several settings contradict each other: the message names them
-            return message
-        name = str(fault["loc"][0])
-        is_field = name in cls.model_fields  # else it is the variable's whole name
-        return f"{cls.model_config['env_prefix'] + name.upper() if is_field else name}: {message}"

@@ -10,11 +10,12 @@ from nrp_simserver import processes, surroundings
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper
 from nrp_simserver.cores.configuration import load_configuration, real_time_factor_override
-from nrp_simserver.cores.selection import Kind, create_core
+from nrp_simserver.cores.selection import create_core
 from nrp_simserver.external_processes import ExternalProcesses
 from nrp_simserver.gate import Gate
 from nrp_simserver.mqtt_nodes import connector
 from nrp_simserver.script_runner import MainScript, NRPScriptRunner
+from nrp_simserver.settings import CoreSettings
 
 NO_SIMULATION = 0
 """Stands for a simulation's id in the names of its logs. Ids begin at 1."""
@@ -27,7 +28,7 @@ class LocalRun:
         folder: the experiment's folder; working directory of script, engines and external processes, also afterwards.
         configuration: the configuration's name in it.
         main_script: the main script's name in it.
-        core: which co-simulation core to use: `auto`, or one by name.
+        settings: which co-simulation core to use.
         real_time_factor: the most simulated seconds in a real second; 0 for no limit, None for the configuration's.
 
     Attributes:
@@ -39,7 +40,7 @@ class LocalRun:
         folder: Path,
         configuration: str,
         main_script: str,
-        core: Kind = "auto",
+        settings: CoreSettings,
         *,
         real_time_factor: float | None = None,
     ) -> None:
@@ -47,7 +48,7 @@ class LocalRun:
         self._folder = folder.resolve()
         self._configuration_file = configuration
         self._main_script = main_script
-        self._kind: Kind = core
+        self._settings = settings
         self._overrides = real_time_factor_override(real_time_factor)
 
     def run(self) -> None:
@@ -69,10 +70,12 @@ class LocalRun:
         core = create_core(
             configuration,
             self._folder,
-            self._kind,
+            self._settings.core,
             config_file=self._configuration_file,
+            engine_processes=self._settings.engine_processes,
             connect=connector(),
             rest=gate.hold,
+            nrpcoresim=self._settings.nrpcoresim_options,
         )
         try:
             external_processes.start(configuration.external_processes, self._folder)

@@ -1,7 +1,8 @@
-"""Settings of the launcher, from environment variables `NRP_*`."""
+"""Settings of the launcher and of the cores, from environment variables `NRP_*`."""
 
 from __future__ import annotations
 
+import re
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from nrp_common.settings import CommonSettings
+from nrp_common.settings import CommonSettings, Settings
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
@@ -18,27 +19,9 @@ GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
 """Where a gateway with the default settings serves its own storage."""
 
 
-class LauncherSettings(CommonSettings):
-    """What the launcher can be told."""
+class CoreSettings(Settings):
+    """What runs an experiment, be it in a simulation server or in the process of `nrp run --local`."""
 
-    launcher_name: str = Field(default_factory=socket.gethostname, validate_default=True)
-    """Tells launchers apart on the bus; the host's name when not given."""
-    capacity: PositiveInt | None = None
-    """How many simulations may run at once; from the machine's cores and memory when not given."""
-    labels: str = ""
-    """What this machine has that others may not, separated by commas, such as `gpu,gazebo`. Launches ask for it."""
-    cores: PositiveFloat | None = None
-    """How many cores simulations may ask for, together; the machine's when not given."""
-    memory_mb: PositiveInt | None = None
-    """How much memory simulations may ask for, together; the machine's when not given."""
-    stop_grace_s: PositiveFloat = 5.0
-    """How long a simulation may take to stop before its processes are killed."""
-    initialise_timeout_s: PositiveFloat = timedelta(minutes=10).total_seconds()
-    """How long a simulation may take to get ready before it is failed."""
-    python: Path | None = None
-    """The interpreter that runs simulations, with this distribution installed; the launcher's own when not given."""
-    status_interval_s: PositiveFloat = 1.0
-    """Time between two status messages of a simulation."""
     core: Kind = "auto"
     """The co-simulation core to use: `auto`, or one by name."""
     engine_processes: EngineProcesses = "needed"
@@ -51,6 +34,47 @@ class LauncherSettings(CommonSettings):
     """How long NRPCoreSim may take until it can be reached."""
     nrpcoresim_broker: str | None = None
     """`host:port` where NRPCoreSim itself finds MQTT 3.1.1, without TLS and password; the broker's when not given."""
+    stop_grace_s: PositiveFloat = 5.0
+    """How long a simulation may take to stop before its processes are killed."""
+
+    @field_validator("nrpcoresim_address", "nrpcoresim_broker")
+    @classmethod
+    def _are_addresses(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", address):
+            raise ValueError(f"'{address}' is no host:port")
+        return address
+
+    @property
+    def nrpcoresim_options(self) -> NRPCoreSimOptions:
+        """Which NRPCoreSim runs what needs one."""
+        return NRPCoreSimOptions(
+            program=str(Path(self.nrpcoresim).absolute()) if "/" in self.nrpcoresim else self.nrpcoresim,
+            address=self.nrpcoresim_address,
+            start_timeout_s=self.nrpcoresim_timeout_s,
+            shutdown_timeout_s=self.stop_grace_s / 2,  # what is left is for the script and for killing
+            broker=self.nrpcoresim_broker,
+        )
+
+
+class LauncherSettings(CoreSettings, CommonSettings):
+    """What the launcher can be told."""
+
+    launcher_name: str = Field(default_factory=socket.gethostname, validate_default=True)
+    """Tells launchers apart on the bus; the host's name when not given."""
+    capacity: PositiveInt | None = None
+    """How many simulations may run at once; from the machine's cores and memory when not given."""
+    labels: str = ""
+    """What this machine has that others may not, separated by commas, such as `gpu,gazebo`. Launches ask for it."""
+    cores: PositiveFloat | None = None
+    """How many cores simulations may ask for, together; the machine's when not given."""
+    memory_mb: PositiveInt | None = None
+    """How much memory simulations may ask for, together; the machine's when not given."""
+    initialise_timeout_s: PositiveFloat = timedelta(minutes=10).total_seconds()
+    """How long a simulation may take to get ready before it is failed."""
+    python: Path | None = None
+    """The interpreter that runs simulations, with this distribution installed; the launcher's own when not given."""
+    status_interval_s: PositiveFloat = 1.0
+    """Time between two status messages of a simulation."""
     log_limit_mb: PositiveInt = 512
     """A simulation that writes more than this to its log is ended."""
 
@@ -70,16 +94,6 @@ class LauncherSettings(CommonSettings):
     def storage(self) -> str:
         """The Storage Server's base URL."""
         return self.storage_url or GATEWAY_ON_THIS_MACHINE
-
-    @property
-    def nrpcoresim_options(self) -> NRPCoreSimOptions:
-        """Which NRPCoreSim runs what needs one."""
-        return NRPCoreSimOptions(
-            program=self.nrpcoresim,
-            address=self.nrpcoresim_address,
-            start_timeout_s=self.nrpcoresim_timeout_s,
-            broker=self.nrpcoresim_broker,
-        )
 
     @property
     def simulations_directory(self) -> Path:

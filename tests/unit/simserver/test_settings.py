@@ -9,7 +9,7 @@ import pytest
 
 from nrp_common.errors import SettingsError
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
-from nrp_simserver.settings import LauncherSettings
+from nrp_simserver.settings import CoreSettings, LauncherSettings
 
 
 def test_without_any_it_serves_the_gateway_on_this_machine() -> None:
@@ -45,10 +45,29 @@ def test_the_original_nrp_core_is_found_as_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("NRP_NRPCORESIM", "/opt/nrp/bin/NRPCoreSim")
     monkeypatch.setenv("NRP_NRPCORESIM_ADDRESS", "lab:5345")
     monkeypatch.setenv("NRP_NRPCORESIM_TIMEOUT_S", "5")
+    monkeypatch.setenv("NRP_STOP_GRACE_S", "8")
     monkeypatch.setenv("NRP_NRPCORESIM_BROKER", "lab:1883")
     assert LauncherSettings.load().nrpcoresim_options == NRPCoreSimOptions(
-        program="/opt/nrp/bin/NRPCoreSim", address="lab:5345", start_timeout_s=5, broker="lab:1883"
+        program="/opt/nrp/bin/NRPCoreSim",
+        address="lab:5345",
+        start_timeout_s=5,
+        shutdown_timeout_s=4,
+        broker="lab:1883",
     )
+
+
+def test_a_path_of_the_original_nrp_core_is_that_of_the_folder_where_it_was_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NRP_NRPCORESIM", "bin/NRPCoreSim")
+    assert LauncherSettings.load().nrpcoresim_options.program == str(tmp_path / "bin/NRPCoreSim")
+
+
+def test_what_runs_an_experiment_is_told_without_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NRP_MQTT_TLS", "perhaps")
+    monkeypatch.setenv("NRP_CORE", "nrpcoresim")
+    assert CoreSettings.load().core == "nrpcoresim"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +84,9 @@ def test_the_original_nrp_core_is_found_as_told(monkeypatch: pytest.MonkeyPatch)
         ("NRP_STATUS_INTERVAL_S", "0"),
         ("NRP_LOG_LIMIT_MB", "0"),
         ("NRP_CORE", "imaginary"),
+        ("NRP_NRPCORESIM_ADDRESS", "lab"),
+        ("NRP_NRPCORESIM_ADDRESS", "http://lab:5345"),
+        ("NRP_NRPCORESIM_BROKER", "lab:mqtt"),
     ],
 )
 def test_wrong_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
