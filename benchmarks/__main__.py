@@ -12,6 +12,7 @@ from benchmarks.environment_steps import measure_environment
 from benchmarks.figures import Figure, table
 from benchmarks.fleet import measure_fleet
 from benchmarks.nest_steps import measure_nest
+from benchmarks.nrpcoresim_steps import measure_nrpcoresim
 from benchmarks.robot import measure_robot
 from benchmarks.simulator_steps import measure_simulators
 from benchmarks.stack_under_test import stack_under_test
@@ -36,6 +37,7 @@ def main() -> None:
         *measure_nest(),
         *measure_environment(),
         *measure_wrapper(),
+        *measure_nrpcoresim(),
         *measure_robot(),
         *measure_recording(),
     ]
