@@ -25,7 +25,7 @@ from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.messages import ArchiveKind, Collect, Command, CommandEvent, Launch, Reply
 from nrp_common.token_seal import seal_token
 from nrp_common.topics import Topics
-from nrp_simserver import processes
+from nrp_simserver import processes, spawners
 from nrp_simserver.spool import MANIFEST
 from tests.simulation_servers import CONFIGURATION, ENDLESS, ENGINE, Seen, Wire
 from tests.storage_server import StorageServer
@@ -195,9 +195,21 @@ class RunningLauncher:
         return (self.data / "launcher.log").read_text()
 
     @property
+    def spawners(self) -> list[int]:
+        """The process ids of its spawners, also of those that an earlier launcher started."""
+        parents: dict[int, int] = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                line = process.cmdline()
+                if spawners.MODULE in line and any(Path(each).parent == self.data / "spawners" for each in line):
+                    parents[process.pid] = process.ppid()
+        return [pid for pid, parent in parents.items() if parent not in parents]  # those forked look the same
+
+    @property
     def spawner(self) -> int:
-        """The process id of its spawner."""
-        return psutil.Process(self.process.pid).children()[0].pid
+        """The process id of its only spawner."""
+        wait_until(lambda: len(self.spawners) == 1)
+        return self.spawners[0]
 
     @property
     def presences(self) -> list[Seen]:
@@ -231,6 +243,9 @@ class RunningLauncher:
                 self.end()
             except subprocess.TimeoutExpired:
                 self.kill()
+        for spawner in self.spawners:  # of a launcher that a test killed, or had leave its simulations
+            os.kill(spawner, signal.SIGTERM)
+        wait_until(lambda: not self.spawners)
         self.asker.close(linger_s=0.0)
         self.wire.close()
 

@@ -7,7 +7,6 @@ import logging
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,13 +22,14 @@ from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Archives, Collect, Launch, LauncherPresence, Refusal, Reply, Wishes
 from nrp_common.storage_client import StorageClient
 from nrp_common.token_seal import unseal_token
-from nrp_simserver import processes
 from nrp_simserver.capacity import MEGABYTE, Room, available_cores, available_memory, default_capacity
+from nrp_simserver.launch_site import LaunchSite
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord
-from nrp_simserver.simulation_server_instance import LaunchSite, SimulationServerInstance
-from nrp_simserver.spawner_connection import SpawnerConnection
+from nrp_simserver.simulation_server_instance import SimulationServerInstance
+from nrp_simserver.spawner_protocol import Prepare
+from nrp_simserver.spawners import Spawners
 from nrp_simserver.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,9 @@ ROUND_S: Final = 1.0
 
 REMEMBER_ENDED_S: Final = 60.0
 """How long the last word on a simulation is said again to a broker that lost it; gateways clear it afterwards."""
+
+ADOPTED_WITHIN_S: Final = 5.0
+"""How long a launcher waits for the spawners of earlier ones to tell of their servers before it takes launches."""
 
 SHUTDOWN_S: Final = 30.0
 """How long the simulations may take to end, with their archives stored, beyond the time they have to stop."""
@@ -75,12 +78,21 @@ class Launcher:
         self._bus = Bus(
             settings.broker, "launcher", will=Will(self._presence_topic, LauncherPresence(online=False).to_json())
         )
-        self._spawner = SpawnerConnection(settings.python, self)
+        preparation = Prepare(
+            idle_servers=settings.idle_servers,
+            bus=settings.bus_access,
+            orphaned_s=settings.orphaned_s,
+            stop_grace_s=settings.stop_grace_s,
+        )
+        self._has_adopted = threading.Event()
+        self._spawners = Spawners(
+            settings.spawners_directory, settings.python, preparation, self, self._note_servers_not_found
+        )
         self._spool = Spool(settings.spool_directory, self._storage_for, self._stored_late)
         self._site = LaunchSite(
             settings=settings,
             bus=self._bus,
-            spawner=self._spawner,
+            spawners=self._spawners,
             spool=self._spool,
             clone_cache=CloneCache(settings.clone_cache_directory),
             storage_for=self._storage_for,
@@ -91,9 +103,10 @@ class Launcher:
     # -- from start to end ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Bury what an earlier launcher left behind, then take launches. The broker may come later."""
-        self._spawner.start()
-        self._bury_leftovers()
+        """Take over what an earlier launcher left behind, then take launches. The broker may come later."""
+        self._take_over_leftovers()
+        self._spawners.start()
+        self._has_adopted.wait(ADOPTED_WITHIN_S)
         self._spool.start()
         name = self._settings.launcher_name
         self._bus.serve(self._topics.launch(name), Launch, self._take_launch)
@@ -108,25 +121,37 @@ class Launcher:
             self._forget_ended()
 
     def close(self) -> None:
-        """Stop all simulations, store their archives, leave the bus."""
+        """Take no more launches, stop all simulations or leave them to the next launcher, leave the bus."""
         with self._lock:  # none that is being taken is overlooked
             self._is_closing.set()
         self._appear()
+        leaves = self._settings.on_shutdown == "leave"
+        if leaves:
+            self._await_idleness(SHUTDOWN_S, besides_those_on_their_own=True)
         for instance in self._all_instances():
-            instance.stop(ENDED)
-        deadline = time.monotonic() + self._settings.stop_grace_s + SHUTDOWN_S
-        while time.monotonic() < deadline and any(each.is_busy for each in self._all_instances()):
-            time.sleep(0.02)
+            if not (leaves and instance.is_on_its_own):
+                instance.stop(ENDED)
+        self._await_idleness(self._settings.stop_grace_s + SHUTDOWN_S, besides_those_on_their_own=leaves)
         self._spool.close()
-        self._spawner.close()
+        if leaves:
+            self._spawners.leave()
+        else:
+            self._spawners.close()
         self._bus.forget(self._presence_topic)
         self._bus.close()
         self._storage.close()
 
-    def _bury_leftovers(self) -> None:
+    def _await_idleness(self, timeout: float, *, besides_those_on_their_own: bool) -> None:
+        """Wait until there is nothing left to do for any simulation."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and any(
+            each.is_busy and not (besides_those_on_their_own and each.is_on_its_own) for each in self._all_instances()
+        ):
+            time.sleep(0.02)
+
+    def _take_over_leftovers(self) -> None:
         directory = self._settings.simulations_directory
         directory.mkdir(parents=True, exist_ok=True)
-        found: list[SimulationServerInstance] = []
         for path in directory.iterdir():
             simulation_id = int(path.name) if path.name.isdecimal() else 0
             record = SimulationRecord.read(SimulationFolder(path, simulation_id))
@@ -134,12 +159,10 @@ class Launcher:
                 log.warning("%s holds no simulation, it is deleted", path)
                 remove_folder(path)
             else:
-                found.append(SimulationServerInstance(record, SimulationFolder(path, simulation_id), self._site))
-        incarnations = {each.record.incarnation for each in found}
-        processes.end_all(lambda: processes.marked(incarnations))
-        for instance in found:
-            self._instances[instance.simulation_id] = instance
-            instance.bury()
+                instance = SimulationServerInstance(record, SimulationFolder(path, simulation_id), self._site)
+                self._instances[instance.simulation_id] = instance
+        for instance in self._all_instances():
+            instance.take_over()
 
     # -- the bus -------------------------------------------------------------------------------------------------------
 
@@ -154,12 +177,14 @@ class Launcher:
                     responder.reply(Reply(error=full, refusal=Refusal.FULL))
                     return
                 instance = self._new_instance(launch)
+                self._instances[launch.simulation_id] = instance
                 try:
                     instance.launch()
                 except OSError as error:
+                    del self._instances[launch.simulation_id]
+                    self._spawners.dismiss(instance.record.incarnation)
                     responder.reply(Reply(error=f"its disk: {error}", refusal=Refusal.FAILED))
                     return
-                self._instances[launch.simulation_id] = instance
         self._spool.learn_token(launch.owner, launch.sealed_token)
         responder.reply(Reply(state=SimulationState.CREATED, incarnation=instance.record.incarnation))
         self._appear()
@@ -168,7 +193,8 @@ class Launcher:
         folder = SimulationFolder(
             self._settings.simulations_directory / str(launch.simulation_id), launch.simulation_id
         )
-        record = SimulationRecord(launch=launch, incarnation=uuid.uuid4().hex, launched_at=datetime.now().astimezone())
+        incarnation = self._spawners.reserve()
+        record = SimulationRecord(launch=launch, incarnation=incarnation, launched_at=datetime.now().astimezone())
         return SimulationServerInstance(record, folder, self._site)
 
     def _take_collect(self, collect: Collect, responder: Responder) -> None:
@@ -208,25 +234,35 @@ class Launcher:
             )
             self._bus.retain(self._presence_topic, presence)
 
-    # -- the spawner's reports -----------------------------------------------------------------------------------------
+    # -- the spawners' reports -----------------------------------------------------------------------------------------
 
     def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
         """A simulation server runs."""
-        for instance in self._of_incarnation(incarnation):
+        if (instance := self._of_incarnation(incarnation)) is not None:
             instance.server_spawned(pid, spawner)
+        else:
+            log.error("Simulation server %d runs a simulation whose folder is gone, it is killed", pid)
+            self._spawners.signal(incarnation, signal.SIGKILL)
 
-    def server_ended(self, incarnation: str, how: str) -> None:
+    def server_ended(self, incarnation: str, how: str, *, by_spawner: bool = False) -> None:
         """A simulation server has ended, or could not be started."""
-        for instance in self._of_incarnation(incarnation):
-            instance.server_ended(how)
+        if (instance := self._of_incarnation(incarnation)) is not None:
+            instance.server_ended(how, by_spawner=by_spawner)
+
+    def _note_servers_not_found(self) -> None:
+        """Every spawner of an earlier launcher has told of its servers."""
+        for instance in self._all_instances():
+            if instance.is_leftover and instance.pid is None:
+                instance.server_not_found()
+        self._has_adopted.set()
 
     # -- the instances -------------------------------------------------------------------------------------------------
 
     def _all_instances(self) -> list[SimulationServerInstance]:
         return list(self._instances.copy().values())
 
-    def _of_incarnation(self, incarnation: str) -> Iterator[SimulationServerInstance]:
-        return (each for each in self._all_instances() if each.record.incarnation == incarnation)
+    def _of_incarnation(self, incarnation: str) -> SimulationServerInstance | None:
+        return next((each for each in self._all_instances() if each.record.incarnation == incarnation), None)
 
     def _running(self) -> list[Wishes]:
         """What the simulations that run have asked for."""
@@ -271,7 +307,7 @@ def _sole_use_of(data_directory: Path) -> Iterator[None]:
 
 
 def main(settings: LauncherSettings) -> None:
-    """Run a launcher until SIGTERM or SIGINT; then its simulations are stopped and their logs stored.
+    """Run a launcher until SIGTERM or SIGINT; then stop its simulations and store their logs, or leave them running.
 
     Raises:
         SettingsError: a setting is wrong, or another launcher uses the data directory.

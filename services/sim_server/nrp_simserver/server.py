@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from nrp_common.bus import BrokerAddress, Bus, Responder, Will
+from nrp_common.bus import Bus, Responder, Will
 from nrp_common.errors import BusUnavailable, ExperimentError, InvalidTransition, SimulationFinal
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import Command, CommandEvent, LifecycleMessage, Refusal, Reply, ServerPresence
@@ -42,7 +42,7 @@ from nrp_simserver.lifecycle import SimulationServerLifecycle
 from nrp_simserver.mqtt_nodes import connector
 from nrp_simserver.notifier import MQTTNotifier
 from nrp_simserver.script_runner import MainScript, NRPScriptRunner
-from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
+from nrp_simserver.simulation_folder import BusAccess, ServerSetup, SimulationFolder
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +75,17 @@ class SimulationServer:
 
     Owns every state but the final ones: when the simulation was stopped, or failed, it says so in its journal and ends;
     the launcher then has the final word.
+
+    Args:
+        setup: what to run.
+        bus: of this server: see `join_bus`.
     """
 
-    def __init__(self, setup: ServerSetup) -> None:
+    def __init__(self, setup: ServerSetup, bus: Bus) -> None:
         self._setup = setup
         self._folder = SimulationFolder(setup.folder, setup.simulation_id)
         self._topics = Topics(setup.mqtt_prefix)
-        self._bus = _bus_of(setup, self._topics)
+        self._bus = bus
         self._notifier = MQTTNotifier(self._bus, self._topics, setup.simulation_id, setup.incarnation)
         # The relay publishes in the bus's thread, whose commands must not wait.
         relayed = partial(self._notifier.publish_data, patient=False)
@@ -120,7 +124,6 @@ class SimulationServer:
         self._notifier.appear()
         self._bus.serve(self._topics.command(self._setup.simulation_id), Command, self._take_command)
         self._bus.subscribe(self._topics.lifecycle(self._setup.simulation_id), self._hear_of_transition)
-        self._bus.start()
         threading.Thread(target=self._publish_status_regularly, name="status", daemon=True).start()
 
     def _initialize(self) -> NRPScriptRunner:
@@ -358,31 +361,29 @@ class SimulationServer:
                     self._lifecycle.publish_status()
 
 
-def run(setup: ServerSetup) -> NoReturn:
-    """Run one simulation in this process and leave it: status 0 when it was stopped, 1 when it failed."""
+def join_bus(access: BusAccess, incarnation: str) -> Bus:
+    """Get onto the bus as the server of an incarnation, whether or not it has a simulation yet. Returns at once."""
+    presence = Topics(access.mqtt_prefix).server_presence(incarnation)
+    bus = Bus(access.broker, "simulation_server", will=Will(presence, ServerPresence(online=False).to_json()))
+    bus.retain(presence, ServerPresence(online=True))
+    bus.start()
+    return bus
+
+
+def run(setup: ServerSetup, bus: Bus | None = None) -> NoReturn:
+    """Run one simulation in this process and leave it: status 0 when it was stopped, 1 when it failed.
+
+    Args:
+        setup: what to run.
+        bus: of this server, None when it is not on the bus yet.
+    """
     try:
         surroundings.enter(setup)
-        status = SimulationServer(setup).run()
+        status = SimulationServer(setup, bus or join_bus(setup, setup.incarnation)).run()
     except BaseException:  # noqa: BLE001  printed, and told to the launcher by the status
         traceback.print_exc()
         status = 1
     processes.leave(status)
-
-
-def _bus_of(setup: ServerSetup, topics: Topics) -> Bus:
-    lost = ServerPresence(online=False, simulation_id=setup.simulation_id)
-    return Bus(
-        BrokerAddress(
-            host=setup.broker_host,
-            port=setup.broker_port,
-            username=setup.broker_username,
-            password=setup.broker_password,
-            tls=setup.broker_tls,
-            ca_file=setup.broker_ca_file,
-        ),
-        f"simulation_{setup.simulation_id}",
-        will=Will(topics.server_presence(setup.incarnation), lost.to_json()),
-    )
 
 
 if __name__ == "__main__":

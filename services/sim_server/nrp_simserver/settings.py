@@ -6,17 +6,21 @@ import re
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from nrp_common.settings import CommonSettings, Settings
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
+from nrp_simserver.simulation_folder import BusAccess
 
 GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
 """Where a gateway with the default settings serves its own storage."""
+
+
+OnShutdown = Literal["stop", "leave"]
 
 
 class CoreSettings(Settings):
@@ -71,6 +75,12 @@ class LauncherSettings(CoreSettings, CommonSettings):
     """How much memory simulations may ask for, together; the machine's when not given."""
     initialise_timeout_s: PositiveFloat = timedelta(minutes=10).total_seconds()
     """How long a simulation may take to get ready before it is failed."""
+    idle_servers: NonNegativeInt = 2
+    """How many simulation servers are kept ready for the next launches; each costs some MB."""
+    on_shutdown: OnShutdown = "stop"
+    """What a launcher that is told to end does: `stop` its simulations, or `leave` them running for the next one."""
+    orphaned_s: NonNegativeFloat = timedelta(minutes=10).total_seconds()
+    """How long simulations run on without a launcher before they are ended."""
     python: Path | None = None
     """The interpreter that runs simulations, with this distribution installed; the launcher's own when not given."""
     status_interval_s: PositiveFloat = 1.0
@@ -94,6 +104,25 @@ class LauncherSettings(CoreSettings, CommonSettings):
     def storage(self) -> str:
         """The Storage Server's base URL."""
         return self.storage_url or GATEWAY_ON_THIS_MACHINE
+
+    @property
+    def bus_access(self) -> BusAccess:
+        """How simulation servers get onto the bus."""
+        broker = self.broker
+        return BusAccess(
+            broker_host=broker.host,
+            broker_port=broker.port,
+            broker_username=broker.username,
+            broker_password=broker.password,
+            broker_tls=broker.tls,
+            broker_ca_file=broker.ca_file,
+            mqtt_prefix=self.topics.prefix,
+        )
+
+    @property
+    def spawners_directory(self) -> Path:
+        """Where each process that forks simulation servers has its folder, absolute."""
+        return self.data_directory.absolute() / "spawners"
 
     @property
     def simulations_directory(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nrp_common.bus import BrokerAddress
 from nrp_common.lifecycle import SimulationState
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
@@ -23,7 +24,43 @@ JOURNAL_SIZE = 4096
 """In bytes, filled up with spaces: a page, which the kernel copies as a whole. Only the last one may be longer."""
 
 
-class ServerSetup(BaseModel):
+class BusAccess(BaseModel):
+    """How a simulation server gets onto the bus.
+
+    Attributes:
+        broker_host: where the bus is.
+        broker_port: of MQTT 5 over TCP.
+        broker_username: None to connect without one.
+        broker_password: goes with `broker_username`.
+        broker_tls: whether to speak TLS.
+        broker_ca_file: a PEM file of further certificate authorities.
+        mqtt_prefix: put before all topics.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    broker_host: str
+    broker_port: int
+    broker_username: str | None = None
+    broker_password: str | None = None
+    broker_tls: bool = False
+    broker_ca_file: str | None = None
+    mqtt_prefix: str = ""
+
+    @property
+    def broker(self) -> BrokerAddress:
+        """The broker as the bus wants it."""
+        return BrokerAddress(
+            host=self.broker_host,
+            port=self.broker_port,
+            username=self.broker_username,
+            password=self.broker_password,
+            tls=self.broker_tls,
+            ca_file=self.broker_ca_file,
+        )
+
+
+class ServerSetup(BusAccess):
     """All that a simulation server needs to run one simulation.
 
     Attributes:
@@ -33,20 +70,11 @@ class ServerSetup(BaseModel):
         configuration: the configuration's name in the experiment.
         main_script: the main script's name in the experiment.
         real_time_factor: the most simulated seconds in a real second; 0 for no limit, None for the configuration's.
-        broker_host: where the bus is.
-        broker_port: of MQTT 5 over TCP.
-        broker_username: None to connect without one.
-        broker_password: goes with `broker_username`.
-        broker_tls: whether to speak TLS.
-        broker_ca_file: a PEM file of further certificate authorities.
-        mqtt_prefix: put before all topics.
         status_interval_s: seconds between two status messages.
         core: which co-simulation core to use: `auto`, or one by name.
         engine_processes: which engines of the embedded core run in processes of their own: `needed` or `all`.
         nrpcoresim: how to come by the core of that name.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     simulation_id: int
     incarnation: str
@@ -54,17 +82,15 @@ class ServerSetup(BaseModel):
     configuration: str
     main_script: str
     real_time_factor: float | None = None
-    broker_host: str
-    broker_port: int
-    broker_username: str | None = None
-    broker_password: str | None = None
-    broker_tls: bool = False
-    broker_ca_file: str | None = None
-    mqtt_prefix: str = ""
     status_interval_s: float = 1.0
     core: Kind = "auto"
     engine_processes: EngineProcesses = "needed"
     nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions()
+
+    @property
+    def bus_access(self) -> BusAccess:
+        """The part that says how to get onto the bus."""
+        return BusAccess.model_validate(self.model_dump(include=set(BusAccess.model_fields)))
 
 
 class Journal(BaseModel):

@@ -9,12 +9,25 @@ from typing import Self
 
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
+from nrp_common.lifecycle import SimulationEvent
 from nrp_common.messages import Launch, LifecycleMessage
 from nrp_simserver.archives import Snapshot
 from nrp_simserver.simulation_folder import SimulationFolder
 
 RECORD = "record.json"
 SNAPSHOT = "snapshot.json"
+
+
+class Intention(BaseModel):
+    """That a launcher ends a simulation, whatever its server says of it afterwards.
+
+    Attributes:
+        event: `stopped` or `failed`.
+        reason: why, None when its owner asked for it.
+    """
+
+    event: SimulationEvent
+    reason: str | None = None
 
 
 class SimulationRecord(BaseModel):
@@ -25,6 +38,7 @@ class SimulationRecord(BaseModel):
         incarnation: of its simulation server.
         launched_at: local time with its zone; names its archives.
         collected: names of the archives that were put into the experiment while it ran.
+        intention: that it is being ended, once it is.
         final: the final word, once it is known; then it is published as it is here.
     """
 
@@ -32,6 +46,7 @@ class SimulationRecord(BaseModel):
     incarnation: str
     launched_at: datetime
     collected: list[str] = []
+    intention: Intention | None = None
     final: LifecycleMessage | None = None
 
     _writing: threading.Lock = PrivateAttr(default_factory=threading.Lock)

@@ -14,8 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from nrp_common.bus import Bus, Responder
-from nrp_common.clone_cache import CloneCache
+from nrp_common.bus import Responder
 from nrp_common.errors import BusUnavailable, InvalidTransition, NRPError, SimulationFinal
 from nrp_common.lifecycle import SimulationEvent
 from nrp_common.messages import (
@@ -24,22 +23,20 @@ from nrp_common.messages import (
     Command,
     CommandEvent,
     ErrorType,
-    FailedStatus,
     LifecycleMessage,
     Refusal,
     Reply,
-    RuntimeErrorReport,
-    Status,
 )
-from nrp_common.storage_client import StorageClient
 from nrp_simserver import processes
 from nrp_simserver.archives import size_of_logs, snapshot
 from nrp_simserver.archiving import Archiving
-from nrp_simserver.settings import LauncherSettings
+from nrp_simserver.final_word import compose, speak
+from nrp_simserver.launch_site import LaunchSite
+from nrp_simserver.server_end import ServerEnd, describe_server_end
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder, remove_folder
-from nrp_simserver.simulation_record import SimulationRecord, write_snapshot
-from nrp_simserver.spawner_connection import SpawnerConnection
-from nrp_simserver.spool import Spool
+from nrp_simserver.simulation_record import Intention, SimulationRecord, write_snapshot
+from nrp_simserver.spawner_connection import THE_SPAWNER
+from nrp_simserver.verdict import Verdict, verdict_on
 
 log = logging.getLogger(__name__)
 
@@ -60,33 +57,9 @@ BROKER_AWAY_S: Final = 60.0
 DELIVERED_WITHIN_S: Final = 5.0
 """How long a broker that is there may take to acknowledge the final word."""
 
-LAST_WORDS_LINES: Final = 10
-LAST_WORDS_BYTES: Final = 2000
-"""How much of a log's end goes into the reason of a failure."""
+NEVER_STARTED: Final = "The launcher ended before it had a simulation server started"
 
-LAUNCHER_ENDED: Final = "The launcher ended while the simulation ran, and the simulation with it"
-
-
-@dataclass(frozen=True)
-class LaunchSite:
-    """What all simulations of a launcher share."""
-
-    settings: LauncherSettings
-    bus: Bus
-    spawner: SpawnerConnection
-    spool: Spool
-    clone_cache: CloneCache
-    storage_for: Callable[[str], StorageClient]
-    """The Storage Server for the owner of a sealed token."""
-    servers: Callable[[], set[int]]
-    """The process ids of all simulation servers that are running."""
-    freed: Callable[[], None]
-    """Called when nothing of a simulation runs any more, before its final word."""
-
-    @property
-    def node(self) -> str:
-        """Who speaks the final word."""
-        return f"nrp_launcher_{self.settings.launcher_name}"
+SPAWNER_ENDED: Final = f"{THE_SPAWNER} ended while there was no launcher, and the simulation with it"
 
 
 # -- what an instance is told ----------------------------------------------------------------------------------------
@@ -98,9 +71,16 @@ class _Cloned:
 
 
 @dataclass(frozen=True)
+class _Spawned:
+    """The server runs."""
+
+
+@dataclass(frozen=True)
 class _Ended:
     how: str
-    """In words."""
+    """In a sentence."""
+    by_spawner: bool = False
+    """Whether its spawner had it end."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +94,7 @@ class _Overruled:
     by: LifecycleMessage
 
 
-_News = _Cloned | _Ended | _StopAsked | _Overruled
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """How a simulation ended."""
-
-    event: SimulationEvent
-    reason: str | None = None
-    report: ErrorType | None = None
-    """The kind of error that is still to be reported, as the simulation server could not."""
+_News = _Cloned | _Spawned | _Ended | _StopAsked | _Overruled
 
 
 class SimulationServerInstance:
@@ -135,6 +105,7 @@ class SimulationServerInstance:
         folder: the simulation's.
         pid: the server's process id while it runs.
         is_running: whether anything of it runs, or may.
+        is_leftover: whether an earlier launcher began with it.
         over_since: when all was done, in `time.monotonic()` seconds; None before.
     """
 
@@ -143,18 +114,16 @@ class SimulationServerInstance:
         self.folder = folder
         self.pid: int | None = None
         self.is_running = True
+        self.is_leftover = False
         self.over_since: float | None = None
         self._site = site
         self._topics = site.settings.topics
         self._archiving = Archiving(record, folder, site.spool, site.storage_for)
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._spawner: int | None = None  # the process id of the spawner that the server is below
-        self._is_leftover = False  # of an earlier launcher
         self._cloning: threading.Thread | None = None
         self._has_server = False  # one is there, or about to be, that answers commands
         self._is_ready = False
-        self._stop: _StopAsked | None = None
-        self._failure: str | None = None  # why this launcher ended the simulation
         self._kill_at = math.inf
         self._is_final_spoken = threading.Event()
         self._awaits_broker = False
@@ -170,6 +139,11 @@ class SimulationServerInstance:
         """Whether there is something left to do, other than to wait for a broker that is away."""
         return self.over_since is None and not self._awaits_broker
 
+    @property
+    def is_on_its_own(self) -> bool:
+        """Whether there is nothing to do for this launcher, as its server runs and is not being ended."""
+        return self.is_running and self.pid is not None and self.record.intention is None
+
     # -- what others tell it -------------------------------------------------------------------------------------------
 
     def launch(self) -> None:
@@ -179,20 +153,30 @@ class SimulationServerInstance:
         self._listen()
         self._start_thread(self._launch)
 
-    def bury(self) -> None:
-        """End what an earlier launcher left of this simulation: its processes, its archives, its folder."""
-        self.is_running = False
-        self._is_leftover = True
+    def take_over(self) -> None:
+        """See the simulation of an earlier launcher through, as soon as it is told what became of its server."""
+        self.is_leftover = True
+        self._has_server = True  # as far as is known
         self._listen()
-        self._start_thread(self._bury_leftovers)
+        self._start_thread(self._take_over)
 
     def server_spawned(self, pid: int, spawner: int) -> None:
         """The simulation server runs, below this spawner."""
         self.pid, self._spawner = pid, spawner
+        self._news.put(_Spawned())
 
-    def server_ended(self, how: str) -> None:
+    def server_not_found(self) -> None:
+        """No spawner of an earlier launcher has the server any more: how it ended is in the folder, if anywhere."""
+        end = ServerEnd.read(self.folder)
+        if end is not None:
+            self.pid, self._spawner = end.pid, end.spawner
+            self.server_ended(describe_server_end(end.exit_code, end.reason), by_spawner=end.reason is not None)
+        else:
+            self.server_ended(SPAWNER_ENDED if self.folder.journal.exists() else NEVER_STARTED)
+
+    def server_ended(self, how: str, *, by_spawner: bool = False) -> None:
         """There is no simulation server any more."""
-        self._news.put(_Ended(how))
+        self._news.put(_Ended(how, by_spawner))
 
     def stop(self, reason: str) -> None:
         """Stop the simulation, although its owner did not ask for it."""
@@ -250,18 +234,18 @@ class SimulationServerInstance:
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
-    def _start_thread(self, course: Callable[[], _Verdict]) -> None:
+    def _start_thread(self, course: Callable[[], Verdict]) -> None:
         def see_through() -> None:
             try:
                 verdict = course()
             except Exception as error:
                 log.exception("Simulation %d was lost", self.simulation_id)
-                verdict = _Verdict(SimulationEvent.FAILED, f"The launcher failed: {error}", ErrorType.RUNTIME)
+                verdict = Verdict(SimulationEvent.FAILED, f"The launcher failed: {error}", ErrorType.RUNTIME)
             self._end(verdict)
 
         threading.Thread(target=see_through, name=f"simulation {self.simulation_id}", daemon=True).start()
 
-    def _launch(self) -> _Verdict:
+    def _launch(self) -> Verdict:
         self._cloning = threading.Thread(target=self._clone, name=f"clone {self.simulation_id}", daemon=True)
         self._cloning.start()
         while True:
@@ -269,17 +253,18 @@ class SimulationServerInstance:
                 case _Cloned(error=None):
                     break
                 case _Cloned(error=error):
-                    return _Verdict(SimulationEvent.FAILED, str(error), ErrorType.LOADING)
-                case _:
-                    if self._stop is not None:
-                        return _Verdict(SimulationEvent.STOPPED, self._stop.reason)
+                    self._site.spawners.dismiss(self.record.incarnation)
+                    return Verdict(SimulationEvent.FAILED, str(error), ErrorType.LOADING)
+                case _ if self.record.intention is not None:
+                    self._site.spawners.dismiss(self.record.incarnation)
+                    return Verdict(SimulationEvent.STOPPED, self.record.intention.reason)
         assert self._archiving.cloned is not None
         write_snapshot(self.folder, self._archiving.cloned)
         self._has_server = True
         try:
-            self._site.spawner.spawn(self._setup())
+            self._site.spawners.spawn(self._setup())
         except NRPError as error:
-            return _Verdict(SimulationEvent.FAILED, str(error), ErrorType.LOADING)
+            return Verdict(SimulationEvent.FAILED, str(error), ErrorType.LOADING)
         return self._watch()
 
     def _clone(self) -> None:
@@ -293,7 +278,18 @@ class SimulationServerInstance:
         else:
             self._news.put(_Cloned())
 
-    def _watch(self) -> _Verdict:
+    def _take_over(self) -> Verdict:
+        while True:
+            match self._next_news():
+                case _Spawned():
+                    log.info("Simulation %d runs on", self.simulation_id)
+                    if self.record.intention is not None:
+                        self._end_server(self.record.intention)
+                    return self._watch()
+                case _Ended() as ended:
+                    return self._verdict(ended)
+
+    def _watch(self) -> Verdict:
         """Wait for the end of the server; see to it that it comes when it has to."""
         started_at = time.monotonic()
         while True:
@@ -302,11 +298,11 @@ class SimulationServerInstance:
                 return self._verdict(news)
             if time.monotonic() >= self._kill_at:
                 self._kill_at = math.inf
-                self._site.spawner.signal(self.record.incarnation, signal.SIGKILL)
-            if self._failure is None and self._stop is None:
-                self._failure = self._find_fault(time.monotonic() - started_at)
-                if self._failure is not None:
-                    self._site.spawner.signal(self.record.incarnation, signal.SIGKILL)
+                self._site.spawners.signal(self.record.incarnation, signal.SIGKILL)
+            if self.record.intention is None:
+                fault = self._find_fault(time.monotonic() - started_at)
+                if fault is not None:
+                    self._intend(Intention(event=SimulationEvent.FAILED, reason=fault))
 
     def _next_news(self) -> _News | None:
         """What is new, taken note of; None when a while has passed without anything."""
@@ -323,12 +319,23 @@ class SimulationServerInstance:
         return news
 
     def _have_stopped(self, asked: _StopAsked) -> None:
-        if self._stop is not None:
-            return
-        self._stop = asked
-        self._kill_at = time.monotonic() + self._site.settings.stop_grace_s
-        if self._has_server:  # it may know already, or be cut off from the bus
-            self._site.spawner.signal(self.record.incarnation, signal.SIGTERM)
+        if self.record.intention is None:
+            self._intend(Intention(event=SimulationEvent.STOPPED, reason=asked.reason))
+
+    def _intend(self, intention: Intention) -> None:
+        """End the server; the next launcher does so, too, when this one dies over it."""
+        self.record.intention = intention
+        if self._has_server:
+            self._end_server(intention)
+        self._write_record()
+
+    def _end_server(self, intention: Intention) -> None:
+        """Have the server end: in order, which it may do already or be cut off from the bus, or at once."""
+        if intention.event is SimulationEvent.STOPPED:
+            self._kill_at = time.monotonic() + self._site.settings.stop_grace_s
+            self._site.spawners.signal(self.record.incarnation, signal.SIGTERM)
+        else:
+            self._site.spawners.signal(self.record.incarnation, signal.SIGKILL)
 
     def _find_fault(self, age_s: float) -> str | None:
         """Why the simulation has to be ended, None when it has not."""
@@ -340,38 +347,12 @@ class SimulationServerInstance:
             return f"The simulation was not ready after {settings.initialise_timeout_s:g} s"
         return None
 
-    def _verdict(self, ended: _Ended) -> _Verdict:
-        journal = self.folder.read_journal()
-        if self._failure is not None:
-            return _Verdict(SimulationEvent.FAILED, self._failure, ErrorType.RUNTIME)
-        if journal.error is not None:
-            return _Verdict(SimulationEvent.FAILED, journal.error)
-        if self._stop is not None:
-            return _Verdict(SimulationEvent.STOPPED, self._stop.reason)
-        if journal.stopping:
-            return _Verdict(SimulationEvent.STOPPED)
-        kind = ErrorType.RUNTIME if journal.seq else ErrorType.LOADING
-        return _Verdict(SimulationEvent.FAILED, f"{ended.how}{self._last_words()}", kind)
-
-    def _last_words(self) -> str:
-        try:
-            end = self.folder.log.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace")
-        except OSError:
-            return ""
-        lines = end.strip().splitlines()[-LAST_WORDS_LINES:]
-        return "; its last words:\n" + "\n".join(lines) if lines else ""
+    def _verdict(self, ended: _Ended) -> Verdict:
+        return verdict_on(self.record, self.folder, ended.how, by_spawner=ended.by_spawner)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _bury_leftovers(self) -> _Verdict:
-        journal = self.folder.read_journal()
-        if journal.error is not None:
-            return _Verdict(SimulationEvent.FAILED, journal.error)
-        if journal.stopping:
-            return _Verdict(SimulationEvent.STOPPED)
-        return _Verdict(SimulationEvent.FAILED, LAUNCHER_ENDED, ErrorType.RUNTIME)
-
-    def _end(self, verdict: _Verdict) -> None:
+    def _end(self, verdict: Verdict) -> None:
         """Leave nothing running, store what is to be kept, speak the final word, free the folder."""
         self._end_processes()
         self._has_server = False
@@ -379,7 +360,8 @@ class SimulationServerInstance:
         self.is_running = False
         self._site.freed()
         stored = self._archiving.store(STORED_WITHIN_S, self.stored_late)
-        self._note_final_word(self._final_word(verdict, stored))
+        journal = self.folder.read_journal()
+        self._note_final_word(compose(self._site.node, self.record.incarnation, verdict, journal, stored))
         if self._archiving.is_safe:
             remove_folder(self.folder.experiment)
         self._speak_final_word(verdict, stored)
@@ -415,55 +397,32 @@ class SimulationServerInstance:
         if spawner is None or processes.has_ended(spawner):
             processes.end_all(lambda: processes.marked({incarnation}))
 
-    def _final_word(self, verdict: _Verdict, stored: Archives) -> LifecycleMessage:
-        journal = self.folder.read_journal()
-        return LifecycleMessage(
-            source_node=self._site.node,
-            source_state=journal.state,
-            event=verdict.event,
-            target_state=verdict.event.target,
-            incarnation=self.record.incarnation,
-            seq=journal.seq + 1,
-            reason=verdict.reason,
-            logs=stored.logs,
-            results=stored.results,
-        )
-
     def _note_final_word(self, message: LifecycleMessage) -> None:
         """Have it spoken again, not another one, if this launcher dies now. The first one counts."""
         if self.record.final is None:
             self.record.final = message
-            try:
-                self.record.write(self.folder)
-            except OSError as error:
-                log.error("The record of simulation %d cannot be written: %s", self.simulation_id, error)
+            self._write_record()
 
-    def _speak_final_word(self, verdict: _Verdict, stored: Archives) -> None:
+    def _write_record(self) -> None:
+        try:
+            self.record.write(self.folder)
+        except OSError as error:
+            log.error("The record of simulation %d cannot be written: %s", self.simulation_id, error)
+
+    def _speak_final_word(self, verdict: Verdict, stored: Archives) -> None:
         """Publish the final state, unless somebody else did, and where the archives are if it does not say so."""
         bus, topics, final = self._site.bus, self._topics, self.record.final
         assert final is not None
         # A gateway that gave up on an earlier launcher listens to nothing else any more.
-        if self._is_leftover or Archives(logs=final.logs, results=final.results) != stored:
+        if self.is_leftover or Archives(logs=final.logs, results=final.results) != stored:
             bus.retain(topics.archives(self.simulation_id), stored)
-        if final.source_node != self._site.node:
-            return
-        reason = final.reason or ""
-        if verdict.report is not None:
-            report = RuntimeErrorReport(sim_id=str(self.simulation_id), msg=reason, error_type=verdict.report)
-            bus.publish(topics.runtime_error(self.simulation_id), report, qos=1)
-        journal = self.folder.read_journal()
-        times = journal.model_dump(include={"simulation_time", "real_time", "simulation_time_left"})
-        failed = final.event is SimulationEvent.FAILED
-        status = FailedStatus(state=final.target_state, error=reason, **times) if failed else None
-        bus.retain(topics.lifecycle(self.simulation_id), final)
-        bus.retain(topics.status(self.simulation_id), status or Status(state=final.target_state, **times))
-        log.info("Simulation %d %s: %s", self.simulation_id, final.event, reason or "as it was asked to")
+        if final.source_node == self._site.node:
+            speak(bus, topics, self.simulation_id, final, verdict, self.folder.read_journal())
 
     # -- the server ----------------------------------------------------------------------------------------------------
 
     def _setup(self) -> ServerSetup:
         settings, launch = self._site.settings, self.record.launch
-        broker = settings.broker
         return ServerSetup(
             simulation_id=launch.simulation_id,
             incarnation=self.record.incarnation,
@@ -471,13 +430,7 @@ class SimulationServerInstance:
             configuration=launch.configuration,
             main_script=launch.main_script,
             real_time_factor=launch.wishes.real_time_factor,
-            broker_host=broker.host,
-            broker_port=broker.port,
-            broker_username=broker.username,
-            broker_password=broker.password,
-            broker_tls=broker.tls,
-            broker_ca_file=broker.ca_file,
-            mqtt_prefix=self._topics.prefix,
+            **settings.bus_access.model_dump(),
             status_interval_s=settings.status_interval_s,
             core=settings.core,
             engine_processes=settings.engine_processes,

@@ -1,14 +1,18 @@
 """The spawner: a process that has imported all that a simulation server needs and forks one in milliseconds.
 
-It is the parent of the servers and adopts what they leave behind. It has no thread, because a fork takes only the
-thread that calls it along. Launcher and spawner exchange the messages below, one JSON object a line, over a stream
-socket; when the other end is closed the spawner ends all that it has started, and itself.
+It is the parent of the servers, notes down how each ended, and adopts what they leave behind. A few idle servers are
+ready at any time. It has no thread, because a fork takes only the thread that calls it along.
+
+It is a session of its own and outlives its launcher: it waits on a named socket for the next one, and tells it of all
+servers that there are. When none comes it ends its servers and itself.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
+import logging
 import os
 import select
 import selectors
@@ -16,19 +20,46 @@ import signal
 import socket
 import sys
 import time
-import traceback
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Final
 
-from pydantic import BaseModel, Field, TypeAdapter
+import nrp_shims
+from nrp_simserver import pooled_server, processes
+from nrp_simserver.server_end import ServerEnd, describe_exit, last_words
+from nrp_simserver.server_pool import IdleServer, ServerPool
+from nrp_simserver.simulation_folder import BusAccess, ServerSetup, SimulationFolder
+from nrp_simserver.spawner_folder import SpawnerFolder
+from nrp_simserver.spawner_protocol import (
+    AllTold,
+    Dismiss,
+    End,
+    Ended,
+    Hello,
+    Idle,
+    IdleGone,
+    Lines,
+    NotSpawned,
+    PoolFault,
+    Prepare,
+    Report,
+    Retire,
+    Signal,
+    Spawn,
+    Spawned,
+    order_in,
+    to_line,
+)
 
-from nrp_simserver import processes
-from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
+log = logging.getLogger(__name__)
 
 PRELOADED: Final = (
-    "nrp_simserver.server",
+    "nrp_simserver.cores.embedded",
+    "nrp_core.data.nrp_json",
+    "nrp_core.engines.python_json",
     "numpy",
     "numpy.random",
     "asyncio",
@@ -45,163 +76,320 @@ PRELOADED: Final = (
 )
 """Modules of the servers, and those that experiments import most."""
 
-MAX_DESCRIPTORS: Final = 64
-"""The spawner holds five descriptors or so; a server inherits none of them."""
-
 END_TIMEOUT_S: Final = 3.0
 """How long the spawner waits at its end for what it has killed."""
 
+GOODBYE_S: Final = 1.0
+"""How long idle servers have to leave the bus, before they are killed, too."""
 
-# -- what launcher and spawner say to each other ---------------------------------------------------------------------
-
-
-class Spawn(BaseModel):
-    """Start a simulation server."""
-
-    kind: Literal["spawn"] = "spawn"
-    setup: ServerSetup
+UNPREPARED_S: Final = 60.0
+"""After how long without a launcher a spawner ends that no launcher prepared."""
 
 
-class Signal(BaseModel):
-    """Send a signal to a simulation server; nothing when it has ended."""
-
-    kind: Literal["signal"] = "signal"
-    incarnation: str
-    number: int
-
-
-class Ready(BaseModel):
-    """Everything is imported."""
-
-    kind: Literal["ready"] = "ready"
-
-
-class Spawned(BaseModel):
-    """A simulation server runs."""
-
-    kind: Literal["spawned"] = "spawned"
-    incarnation: str
-    pid: int
-
-
-class NotSpawned(BaseModel):
-    """A simulation server could not be started."""
-
-    kind: Literal["not spawned"] = "not spawned"
-    incarnation: str
-    reason: str
-
-
-class Ended(BaseModel):
-    """A simulation server has ended.
+@dataclass
+class _Server:
+    """A simulation server that runs.
 
     Attributes:
         incarnation: the server's.
-        exit_code: its exit code, or the negative number of the signal that killed it.
+        folder: the simulation's.
+        reason: why it was told to end, None when it was not by this process.
     """
 
-    kind: Literal["ended"] = "ended"
     incarnation: str
-    exit_code: int
-
-
-Order = Spawn | Signal
-Report = Ready | Spawned | NotSpawned | Ended
-
-ORDER: Final[TypeAdapter[Order]] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
-REPORT: Final[TypeAdapter[Report]] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
-
-
-def to_line(message: Order | Report) -> bytes:
-    """A message as it goes through the socket."""
-    return message.model_dump_json().encode() + b"\n"
-
-
-# -- the process -----------------------------------------------------------------------------------------------------
+    folder: SimulationFolder
+    reason: str | None = None
 
 
 class Spawner:
     """Forks simulation servers on order and reports how they end.
 
     Args:
-        launcher: the socket to the launcher.
+        listener: where launchers connect. One is served at a time; the one that came last.
+        identity: said to each.
+        log_file: what this process and idle servers write to.
     """
 
-    def __init__(self, launcher: socket.socket) -> None:
-        self._launcher = launcher
-        self._incarnations: dict[int, str] = {}
-        self._unfinished_line = b""
-        self._child_ended, self._wake = socket.socketpair()
-        self._child_ended.setblocking(False)
-        self._wake.setblocking(False)
+    def __init__(self, listener: socket.socket, identity: str, log_file: Path) -> None:
+        self._listener = listener
+        self._identity = identity
+        self._log_file = log_file
+        self._launcher: socket.socket | None = None
+        self._orders = Lines()
+        self._unsent = bytearray()
+        self._events = selectors.DefaultSelector()
+        self._signals, self._wake = socket.socketpair()
+        for each in (self._signals, self._wake, listener):
+            each.setblocking(False)
+        self._servers: dict[int, _Server] = {}
+        self._pool = ServerPool()
+        self._dismissed: set[int] = set()  # the process ids of idle servers that are leaving
+        self._prepared: Prepare | None = None
+        self._alone_since = time.monotonic()
+        self._is_retired = False
+        self._is_over = False
+        self._kill_at: float | None = None
 
     def run(self) -> None:
-        """Work until the launcher closes its end; then end everything that is left."""
+        """Work until there is nothing to do any more; then end everything that is left."""
         # Whoever signals a service's whole process group leaves it to the launcher to end this process in order.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self._work()
+        self._events.register(self._listener, selectors.EVENT_READ, self._meet_launcher)
+        self._events.register(self._signals, selectors.EVENT_READ, self._take_signals)
+        while not self._is_over:
+            for key, _ in self._events.select(self._patience()):
+                key.data()
+            self._do_what_is_due()
         self._end_everything()
 
-    def _work(self) -> None:
-        self._report(Ready())
-        with selectors.DefaultSelector() as events:
-            events.register(self._launcher, selectors.EVENT_READ)
-            events.register(self._child_ended, selectors.EVENT_READ)
-            while True:
-                for key, _ in events.select():
-                    if key.fileobj is self._child_ended:
-                        self._child_ended.recv(1024)
-                        self._reap()
-                    elif not self._take_orders():
-                        return
+    # -- by the clock --------------------------------------------------------------------------------------------------
 
-    def _take_orders(self) -> bool:
-        received = self._launcher.recv(65536)
-        *lines, self._unfinished_line = (self._unfinished_line + received).split(b"\n")
-        for line in lines:
-            match ORDER.validate_json(line):
-                case Spawn(setup=setup):
-                    self._spawn(setup)
-                case Signal(incarnation=incarnation, number=number):
-                    for pid, known in self._incarnations.items():
-                        if known == incarnation:
-                            os.kill(pid, number)
-        return bool(received)
+    def _patience(self) -> float | None:
+        now = time.monotonic()
+        until = [each - now for each in (self._deserted_at, self._kill_at) if each is not None]
+        if (due_in := self._pool.due_in()) is not None:
+            until.append(due_in)
+        return max(0.0, min(until)) if until else None
+
+    @property
+    def _deserted_at(self) -> float | None:
+        """When the servers are to be ended for want of a launcher, None when they are not."""
+        if self._launcher is not None or self._kill_at is not None:
+            return None
+        return self._alone_since + self._orphaned_s
+
+    @property
+    def _orphaned_s(self) -> float:
+        return UNPREPARED_S if self._prepared is None else self._prepared.orphaned_s
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self._deserted_at is not None and now >= self._deserted_at:
+            self._desert()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._is_over = True
+        if (self._is_retired or self._kill_at is not None) and not self._servers:
+            self._is_over = True
+        if not self._is_over and self._pool.due_in() == 0:
+            self._start_idle_server()
+
+    def _desert(self) -> None:
+        """Have the servers stop: nobody would ever take care of them."""
+        reason = f"No launcher came for {self._orphaned_s:g} s, and the simulation was ended"
+        log.error("No launcher came for %g s: ending %d servers", self._orphaned_s, len(self._servers))
+        self._retire()
+        self._kill_at = time.monotonic() + (0.0 if self._prepared is None else self._prepared.stop_grace_s)
+        for pid, server in self._servers.items():
+            server.reason = reason
+            os.kill(pid, signal.SIGTERM)
+
+    # -- the launcher --------------------------------------------------------------------------------------------------
+
+    def _meet_launcher(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # it has gone again
+            return
+        if self._launcher is not None:  # it has gone, and this one is not to miss what it ordered last
+            self._take_orders()
+            self._lose_launcher()
+        connection.setblocking(False)
+        self._launcher = connection
+        self._orders = Lines()
+        self._events.register(connection, selectors.EVENT_READ, self._talk)
+        self._report(Hello(pid=os.getpid(), identity=self._identity, is_retired=self._is_retired))
+        for pid, server in self._servers.items():
+            self._report(Spawned(incarnation=server.incarnation, pid=pid))
+        for idle in self._pool.idle:
+            self._report(Idle(incarnation=idle.incarnation))
+        self._report(AllTold())
+
+    def _lose_launcher(self) -> None:
+        if self._launcher is not None:
+            self._events.unregister(self._launcher)
+            self._launcher.close()
+            self._launcher = None
+            self._unsent.clear()
+            self._alone_since = time.monotonic()
+
+    def _talk(self) -> None:
+        if self._unsent:
+            self._send()
+        self._take_orders()
 
     def _report(self, report: Report) -> None:
-        self._launcher.sendall(to_line(report))
+        """Tell the launcher, when there is one; as soon as it listens."""
+        if self._launcher is not None:
+            self._unsent += to_line(report)
+            self._send()
 
-    def _reap(self) -> None:
-        for pid, status in _ended_children():
-            incarnation = self._incarnations.pop(pid, None)
-            if incarnation is not None:  # else an adopted orphan
-                self._report(Ended(incarnation=incarnation, exit_code=os.waitstatus_to_exitcode(status)))
+    def _send(self) -> None:
+        assert self._launcher is not None
+        try:
+            with suppress(BlockingIOError):
+                del self._unsent[: self._launcher.send(self._unsent)]
+        except OSError:
+            self._lose_launcher()
+        else:
+            waiting_for = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+            if self._events.get_key(self._launcher).events != waiting_for:
+                self._events.modify(self._launcher, waiting_for, self._talk)
+
+    def _take_orders(self) -> None:
+        if self._launcher is None:
+            return
+        try:
+            received = self._launcher.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        for line in self._orders.add(received):
+            self._take_order(line)
+        if not received:
+            self._lose_launcher()
+
+    def _take_order(self, line: bytes) -> None:
+        match order_in(line):
+            case Spawn(setup=setup):
+                self._spawn(setup)
+            case Signal(incarnation=incarnation, number=number):
+                for pid, server in self._servers.items():
+                    if server.incarnation == incarnation:
+                        os.kill(pid, number)
+            case Prepare() as prepare:
+                self._prepared = prepare
+                size = 0 if self._is_retired else prepare.idle_servers
+                for idle in self._pool.prepare(size, prepare.bus):
+                    self._dismiss(idle)
+            case Dismiss(incarnation=incarnation):
+                if (unneeded := self._pool.take(incarnation)) is not None:
+                    self._dismiss(unneeded)
+            case Retire():
+                self._retire()
+            case End():
+                self._is_over = True
+            case None:
+                log.warning("Passed over an order of another version: %.200r", line)
+
+    def _retire(self) -> None:
+        self._is_retired = True
+        for idle in self._pool.prepare(0, None):
+            self._dismiss(idle)
+
+    # -- the servers ---------------------------------------------------------------------------------------------------
 
     def _spawn(self, setup: ServerSetup) -> None:
-        spawner = os.getpid()
+        if any(server.incarnation == setup.incarnation for server in self._servers.values()):
+            return
+        idle = self._pool.take(setup.incarnation)
+        if idle is not None and (idle.bus != setup.bus_access or not _hand_over(idle, setup)):
+            self._dismiss(idle)
+            idle = None
+        if idle is None:
+            try:
+                idle = self._fork(setup.incarnation, setup.bus_access)
+            except OSError as error:
+                reason = f"no process could be forked: {error}"
+                self._report(NotSpawned(incarnation=setup.incarnation, reason=reason))
+                return
+            _hand_over(idle, setup)
+            self._pool.hold_off()
+        self._servers[idle.pid] = _Server(setup.incarnation, SimulationFolder(setup.folder, setup.simulation_id))
+        self._report(Spawned(incarnation=setup.incarnation, pid=idle.pid))
+
+    def _start_idle_server(self) -> None:
+        assert self._prepared is not None
+        incarnation = uuid.uuid4().hex
+        try:
+            idle = self._fork(incarnation, self._prepared.bus)
+        except OSError as error:
+            log.error("No idle server could be forked: %s", error)
+            self._pool.hold_off()
+            return
+        self._pool.add(idle)
+        self._report(Idle(incarnation=incarnation))
+
+    def _fork(self, incarnation: str, access: BusAccess) -> IdleServer:
+        spawner, log_size = os.getpid(), self._log_file.stat().st_size
+        ours, theirs = socket.socketpair()
         try:
             pid = os.fork()
-        except OSError as error:
-            self._report(NotSpawned(incarnation=setup.incarnation, reason=f"no process could be forked: {error}"))
-            return
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
-            _become_server(setup, spawner)
-        self._incarnations[pid] = setup.incarnation
-        self._report(Spawned(incarnation=setup.incarnation, pid=pid))
+            pooled_server.run(incarnation, access, spawner, theirs)
+        theirs.close()
+        return IdleServer(incarnation, pid, ours, access, time.monotonic(), log_size)
+
+    def _dismiss(self, idle: IdleServer) -> None:
+        idle.handover.close()
+        self._dismissed.add(idle.pid)
+        self._report(IdleGone(incarnation=idle.incarnation))
+
+    # -- their ends ----------------------------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        numbers = self._signals.recv(1024)
+        if signal.SIGTERM in numbers and self._launcher is None:  # else the launcher was told, too
+            log.warning("Told to end while no launcher is there")
+            self._is_over = True
+        for pid, status in _ended_children():
+            self._note_end(pid, os.waitstatus_to_exitcode(status))
+
+    def _note_end(self, pid: int, exit_code: int) -> None:
+        self._dismissed.discard(pid)
+        if (server := self._servers.pop(pid, None)) is not None:
+            end = ServerEnd(
+                pid=pid,
+                spawner=os.getpid(),
+                exit_code=exit_code,
+                ended_at=time.time(),
+                reason=server.reason,
+            )
+            try:
+                end.write(server.folder)
+            except OSError as error:
+                log.error("The end of simulation %d is not noted down: %s", server.folder.simulation_id, error)
+            self._report(Ended(incarnation=server.incarnation, exit_code=exit_code, reason=server.reason))
+        elif (idle := self._pool.bury(pid)) is not None:
+            self._report(IdleGone(incarnation=idle.incarnation))
+            idle.handover.close()
+            if self._pool.is_failing:
+                how = f"{describe_exit(exit_code)}{last_words(self._log_file, idle.log_size)}"
+                retry_after_s = self._pool.due_in() or 0.0
+                self._report(PoolFault(reason=f"An idle simulation server {how}", retry_after_s=retry_after_s))
 
     def _end_everything(self) -> None:
-        deadline = time.monotonic() + END_TIMEOUT_S
+        for idle in self._pool.prepare(0, None):
+            self._dismiss(idle)
+        patience_ends = time.monotonic() + GOODBYE_S
         # What a killed process leaves behind becomes a child of this one, and is killed in the next round.
-        while (left := processes.children(os.getpid())) and time.monotonic() < deadline:
+        while left := processes.children(os.getpid()):
+            now = time.monotonic()
+            if now > patience_ends + END_TIMEOUT_S:
+                log.error("These processes do not end although they were killed: %s", left)
+                return
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
-            select.select([self._child_ended], [], [], 0.1)
-            for _ in _ended_children():
-                pass
+                if pid not in self._dismissed or now > patience_ends:
+                    os.kill(pid, signal.SIGKILL)
+            select.select([self._signals], [], [], 0.1)
+            with suppress(BlockingIOError):
+                self._take_signals()
+
+
+def _hand_over(idle: IdleServer, setup: ServerSetup) -> bool:
+    """Tell a server what to run. Returns whether it was there to hear it."""
+    with suppress(OSError), idle.handover:
+        idle.handover.sendall(setup.model_dump_json().encode() + b"\n")
+        return True
+    return False
 
 
 def _ended_children() -> Iterator[tuple[int, int]]:
@@ -210,49 +398,30 @@ def _ended_children() -> Iterator[tuple[int, int]]:
             yield ended
 
 
-def _become_server(setup: ServerSetup, spawner: int) -> NoReturn:
-    code = 1
-    try:
-        os.setsid()
-        processes.die_with_parent(spawner)
-        processes.mark(setup.incarnation)
-        _write_to(SimulationFolder(setup.folder, setup.simulation_id).log)  # the server does it only when it runs
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.closerange(3, MAX_DESCRIPTORS)  # their Python objects live on in frames that this process never returns to
-        sys.modules["numpy"].random.seed()  # `random` does it by itself; without it all simulations draw the same
-        importlib.import_module("nrp_simserver.server").run(setup)
-        code = 0
-    except BaseException:  # noqa: BLE001  whatever it is, this process must never go on as a spawner
-        traceback.print_exc()
-    finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
-def _write_to(file: Path) -> None:
-    log_file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log_file, 1)
-    os.dup2(log_file, 2)
-    os.close(log_file)
-
-
-def main() -> None:
-    """Run the spawner on the socket whose descriptor is the first argument."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the launcher has blocked those that it waits for
-    launcher = socket.socket(fileno=int(sys.argv[1]))
-    launcher.set_inheritable(False)
+def _preload() -> None:
+    """Import what servers need, and have it stay shared with them."""
+    sys.path.insert(0, str(nrp_shims.PATH))  # where experiments find `nrp_core`, too
     for module in PRELOADED:
         importlib.import_module(module)
-    processes.adopt_orphans()
+    sys.path.remove(str(nrp_shims.PATH))
     gc.collect()
-    gc.freeze()  # what all servers share stays shared: the collector would write to each object
-    Spawner(launcher).run()
+    gc.freeze()  # the collector would write to each object
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def main(folder: Path, identity: str, listener: socket.socket) -> None:
+    """Run the spawner of a folder until it is told to end, or nobody needs it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the launcher has blocked those that it waits for
+    listener.set_inheritable(False)
+    processes.adopt_orphans()
+    _preload()
+    place = SpawnerFolder(folder)
+    try:
+        Spawner(listener, identity, place.log).run()
+    finally:
+        place.remove()
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), sys.argv[2], socket.socket(fileno=int(sys.argv[3])))

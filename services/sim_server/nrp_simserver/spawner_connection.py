@@ -1,40 +1,44 @@
-"""The launcher's end of its spawner: starts it, gives orders, hands on reports, and replaces it when it dies."""
+"""The launcher's end of one spawner: gives it orders, hands on its reports, and notices its end."""
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, Protocol
 
-from nrp_common.errors import NRPError, SettingsError
+from nrp_common.errors import NRPError
 from nrp_simserver import processes
-from nrp_simserver.simulation_folder import ServerSetup
-from nrp_simserver.spawner import REPORT, Ended, NotSpawned, Ready, Signal, Spawn, Spawned, to_line
+from nrp_simserver.server_end import describe_exit, describe_server_end, last_words
+from nrp_simserver.spawner_folder import SpawnerFolder
+from nrp_simserver.spawner_protocol import (
+    AllTold,
+    End,
+    Ended,
+    Hello,
+    Idle,
+    IdleGone,
+    Lines,
+    NotSpawned,
+    Order,
+    PoolFault,
+    Report,
+    Spawn,
+    Spawned,
+    report_in,
+    to_line,
+)
 
 log = logging.getLogger(__name__)
 
-READY_TIMEOUT_S: Final = 30.0
-"""How long an order waits for a spawner that is starting; on a busy machine imports take seconds."""
-
 END_TIMEOUT_S: Final = 5.0
-"""How long the spawner may take to end, before it is killed."""
+"""How long a spawner may take to end, before it is killed."""
 
-RESTART_DELAYS_S: Final = (0.0, 1.0, 5.0, 30.0)
-"""Between the death of a spawner and the start of the next; the further ones when it never became ready."""
-
-SECRETS: Final = ("NRP_SECRET_KEY", "NRP_MQTT_PASSWORD")
-"""Settings of the services that a simulation must not find in its environment."""
-
-CHECK_TIMEOUT_S: Final = 60.0
+THE_SPAWNER: Final = "The process that forks simulation servers"
+"""What it is called where people read it."""
 
 
 class SpawnerUnavailable(NRPError):
@@ -42,202 +46,196 @@ class SpawnerUnavailable(NRPError):
 
 
 class Listener(Protocol):
-    """Who is told what the spawner reports. Called in the connection's thread: must not take long."""
+    """Who is told what spawners report. Called in their connections' threads: must not take long."""
 
     def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
         """A simulation server runs: its process, and that of the spawner it is below."""
 
-    def server_ended(self, incarnation: str, how: str) -> None:
-        """A simulation server has ended, or could not be started: `how` says it in a sentence."""
+    def server_ended(self, incarnation: str, how: str, *, by_spawner: bool = False) -> None:
+        """A simulation server has ended, or could not be started.
+
+        Args:
+            incarnation: the server's.
+            how: in a sentence.
+            by_spawner: whether it was its spawner that had it end.
+        """
+
+
+class Owner(Protocol):
+    """Who is told about the spawner itself, likewise."""
+
+    def spawner_said_hello(self, connection: SpawnerConnection) -> None:
+        """It is ready, and `connection.hello` says what it is."""
+
+    def spawner_told_all(self, connection: SpawnerConnection) -> None:
+        """The listener knows of all its servers: also when it has ended, just before `spawner_is_gone`."""
+
+    def spawner_is_gone(self, connection: SpawnerConnection) -> None:
+        """It has ended."""
 
 
 class SpawnerConnection:
-    """The launcher's spawner, whichever process that is at the moment.
+    """One spawner, for as long as it lives.
 
     Args:
-        python: the interpreter that runs simulations, None for this one.
-        listener: is told what the spawner reports.
+        folder: the spawner's.
+        connection: to its socket.
+        process: the spawner when this process started it, None when an earlier launcher did.
+        listener: is told what it reports.
+        owner: is told about the spawner itself.
 
-    Raises:
-        SettingsError: the interpreter cannot be used; says why.
+    Attributes:
+        hello: what it said first, None as long as it said nothing.
     """
 
-    def __init__(self, python: Path | None, listener: Listener) -> None:
-        if python is not None:
-            check_interpreter(python)
-        self._python = str(python or sys.executable)
+    def __init__(
+        self,
+        folder: SpawnerFolder,
+        connection: socket.socket,
+        process: subprocess.Popen[bytes] | None,
+        listener: Listener,
+        owner: Owner,
+    ) -> None:
+        self.hello: Hello | None = None
+        self._folder = folder
+        self._socket = connection
+        self._process = process
         self._listener = listener
-        self._lock = threading.Lock()  # guards what is sent, the process, and what is asked of it
-        self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ordered: set[str] = set()  # the servers that are to end with this process at the latest
-        self._is_ready = threading.Event()
-        self._is_closing = threading.Event()
-        self._reader = threading.Thread(target=self._keep_one_running, name="spawner", daemon=True)
+        self._owner = owner
+        self._lock = threading.Lock()  # guards what is sent, and the three below
+        self._is_gone = False
+        self._running: set[str] = set()  # the servers that end with this spawner at the latest
+        self._idle: deque[str] = deque()
+        self._is_left = False
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._listen, name="spawner", daemon=True)
 
     def start(self) -> None:
-        """Start the first spawner, in the background."""
-        self._reader.start()
+        """Begin to listen."""
+        self._thread.start()
 
-    def spawn(self, setup: ServerSetup) -> None:
-        """Order a simulation server. Waits for a spawner that is starting.
-
-        From now on the listener hears of the server's end, whatever ends it.
+    def send(self, order: Order) -> None:
+        """Give an order. After a `Spawn` the listener hears of the server's end, whatever ends it.
 
         Raises:
-            SpawnerUnavailable: there is none.
+            SpawnerUnavailable: the spawner is gone.
         """
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while self._is_ready.wait(max(0.0, deadline - time.monotonic())):
-            try:
-                self._send(Spawn(setup=setup))
-            except SpawnerUnavailable:  # it has just died; the next one is on its way
-                continue
-            return
-        raise SpawnerUnavailable(f"The process that forks simulation servers takes over {READY_TIMEOUT_S:g} s to start")
-
-    def signal(self, incarnation: str, number: int) -> None:
-        """Send a signal to a simulation server; nothing happens when it has ended."""
-        with suppress(SpawnerUnavailable):  # then its servers are gone, too
-            self._send(Signal(incarnation=incarnation, number=number))
-
-    def close(self) -> None:
-        """End the spawner, and with it all its servers."""
-        self._is_closing.set()
         with self._lock:
-            if self._socket is not None:
-                with suppress(OSError):  # it has just died
-                    self._socket.shutdown(socket.SHUT_WR)
-        self._reader.join(END_TIMEOUT_S)
-        if self._reader.is_alive() and self._process is not None:
-            log.error("The spawner (process %d) does not end, it is killed", self._process.pid)
-            self._process.kill()
-            self._reader.join(END_TIMEOUT_S)
-
-    def _send(self, order: Spawn | Signal) -> None:
-        with self._lock:
-            if self._socket is None:
+            if self._is_gone:
                 raise SpawnerUnavailable
             try:
                 self._socket.sendall(to_line(order))
             except OSError as error:
-                self._socket = None
-                self._is_ready.clear()
                 raise SpawnerUnavailable from error
             if isinstance(order, Spawn):
-                self._ordered.add(order.setup.incarnation)
+                self._running.add(order.setup.incarnation)
+
+    def reserve(self) -> str | None:
+        """The incarnation of an idle server, which nobody else gets; None when there is none."""
+        with self._lock:
+            return self._idle.popleft() if self._idle else None
+
+    def wait_until_gone(self) -> None:
+        """Wait for the end of the spawner."""
+        self._thread.join()
+
+    def close(self) -> None:
+        """End the spawner, and with it all its servers."""
+        self._is_closed = True
+        with suppress(SpawnerUnavailable):
+            self.send(End())
+        self._thread.join(END_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error("%s does not end, it is killed", THE_SPAWNER)
+            if (pid := self._pid) is not None:
+                processes.end_all(lambda: [] if processes.has_ended(pid) else [pid])
+            self._thread.join(END_TIMEOUT_S)
+
+    def leave(self) -> None:
+        """Leave the spawner and its servers to the next launcher; end it when it has none."""
+        with self._lock:
+            self._is_left = bool(self._running)
+        if not self._is_left:
+            self.close()
+            return
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(END_TIMEOUT_S)
+
+    @property
+    def _pid(self) -> int | None:
+        if self._process is not None:
+            return self._process.pid
+        return None if self.hello is None else self.hello.pid
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
-    def _keep_one_running(self) -> None:
-        failures = 0
-        while not self._is_closing.wait(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)]):
-            try:
-                connection = self._start_process()
-            except OSError as error:
-                failures += 1
-                log.error("The process that forks simulation servers cannot be started: %s", error)
-                continue
-            was_ready = False
-            with connection:
-                for line in _lines(connection):
-                    was_ready = True
-                    self._hand_on(line)
-            failures = 0 if was_ready else failures + 1
-            self._bury_process()
+    def _listen(self) -> None:
+        lines = Lines()
+        with suppress(OSError), self._socket:
+            while received := self._socket.recv(65536):
+                for line in lines.add(received):
+                    self._take(line)
+        if not self._is_left:
+            self._bury()
 
-    def _start_process(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
-        environment |= {"OPENBLAS_NUM_THREADS": "1", processes.MARK: processes.UNMARKED}
-        with theirs, self._lock:
-            self._process = subprocess.Popen(
-                # -P: what lies in the launcher's working directory must not be imported
-                [self._python, "-P", "-m", "nrp_simserver.spawner", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-            )
-            self._socket = ours
-            if self._is_closing.is_set():
-                ours.shutdown(socket.SHUT_WR)
-        return ours
+    def _take(self, line: bytes) -> None:
+        report = report_in(line)
+        if report is None:
+            log.warning("Passed over a report of another version: %.200r", line)
+        elif isinstance(report, Hello):
+            self.hello = report
+            self._owner.spawner_said_hello(self)
+        else:
+            self._hand_on(report)
 
-    def _bury_process(self) -> None:
-        with self._lock:
-            self._is_ready.clear()
-            self._socket = None
-            process, self._process = self._process, None
-            lost, self._ordered = self._ordered, set()
-        assert process is not None
-        try:
-            status = process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            status = process.wait()
-        reason = f"The process that forks simulation servers {describe_exit(status)}"
-        if not self._is_closing.is_set():
-            log.error("%s", reason)
-        for incarnation in lost:
-            self._listener.server_ended(incarnation, reason)
-
-    def _hand_on(self, line: bytes) -> None:
-        match REPORT.validate_json(line):
-            case Ready():
-                self._is_ready.set()
+    def _hand_on(self, report: Report) -> None:
+        match report:
+            case Idle(incarnation=incarnation):
+                with self._lock:
+                    self._idle.append(incarnation)
+            case IdleGone(incarnation=incarnation):
+                with self._lock, suppress(ValueError):
+                    self._idle.remove(incarnation)
             case Spawned(incarnation=incarnation, pid=pid):
-                assert self._process is not None
-                self._listener.server_spawned(incarnation, pid, self._process.pid)
+                assert self.hello is not None, "said first"
+                with self._lock:
+                    self._running.add(incarnation)
+                self._listener.server_spawned(incarnation, pid, self.hello.pid)
             case NotSpawned(incarnation=incarnation, reason=reason):
                 self._note_end(incarnation, f"The simulation server could not be started: {reason}")
-            case Ended(incarnation=incarnation, exit_code=exit_code):
-                self._note_end(incarnation, f"The simulation server {describe_exit(exit_code)}")
+            case Ended(incarnation=incarnation, exit_code=exit_code, reason=reason):
+                how = describe_server_end(exit_code, reason)
+                self._note_end(incarnation, how, by_spawner=reason is not None)
+            case PoolFault(reason=reason, retry_after_s=retry_after_s):
+                log.error("%s. The next one is started in %g s", reason, retry_after_s)
+            case AllTold():
+                self._owner.spawner_told_all(self)
 
-    def _note_end(self, incarnation: str, how: str) -> None:
+    def _note_end(self, incarnation: str, how: str, *, by_spawner: bool = False) -> None:
         with self._lock:
-            self._ordered.discard(incarnation)
-        self._listener.server_ended(incarnation, how)
+            self._running.discard(incarnation)
+        self._listener.server_ended(incarnation, how, by_spawner=by_spawner)
 
+    def _bury(self) -> None:
+        with self._lock:
+            self._is_gone = True
+            self._idle.clear()
+            lost, self._running = self._running, set()
+        reason = f"{THE_SPAWNER} {self._ending()}"
+        if not self._is_closed and (lost or self.hello is None):
+            log.error("%s%s", reason, last_words(self._folder.log))
+        for incarnation in lost:
+            self._listener.server_ended(incarnation, reason)
+        self._folder.remove()
+        self._owner.spawner_told_all(self)
+        self._owner.spawner_is_gone(self)
 
-def _lines(connection: socket.socket) -> Iterator[bytes]:
-    with suppress(ConnectionResetError), connection.makefile("rb") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):  # else it died in the middle of it
-                yield line
-
-
-def describe_exit(exit_code: int) -> str:
-    """How a process ended, in words to follow its name; a negative code is the number of the signal that killed it."""
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"was killed by signal {-exit_code}"
-
-
-def check_interpreter(python: Path) -> None:
-    """Make sure that an interpreter can run simulations.
-
-    Raises:
-        SettingsError: it cannot; says why.
-    """
-    try:
-        attempt = subprocess.run(
-            [python, "-P", "-c", "import nrp_simserver.spawner, nrp_simserver.server"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=CHECK_TIMEOUT_S,
-            check=False,
-        )
-    except OSError as error:
-        raise SettingsError(f"NRP_PYTHON={python} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise SettingsError(f"NRP_PYTHON={python} did not import nrp_simserver in {CHECK_TIMEOUT_S:g} s") from error
-    if attempt.returncode != 0:
-        last_words = (attempt.stderr.strip().splitlines() or [describe_exit(attempt.returncode)])[-1]
-        raise SettingsError(
-            f"NRP_PYTHON={python} cannot run simulations, as it cannot import nrp_simserver: {last_words}. "
-            "Install this distribution there, too"
-        )
+    def _ending(self) -> str:
+        if self._process is None:
+            return "has ended"
+        try:
+            return describe_exit(self._process.wait(END_TIMEOUT_S))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return describe_exit(self._process.wait())

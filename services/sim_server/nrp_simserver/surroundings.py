@@ -33,9 +33,14 @@ def enter(setup: ServerSetup) -> None:
     work_in(folder.experiment)
     for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    be_nice()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def be_nice() -> None:
+    """Leave the processor to the services."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def work_in(experiment: Path) -> None:

@@ -1,4 +1,4 @@
-"""The interpreter that runs simulations, and how the ends of processes are told."""
+"""The interpreter that runs simulations."""
 
 from __future__ import annotations
 
@@ -8,24 +8,12 @@ from pathlib import Path
 import pytest
 
 from nrp_common.errors import SettingsError
-from nrp_simserver.spawner_connection import check_interpreter, describe_exit
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "words"),
-    [
-        (0, "ended with exit code 0"),
-        (3, "ended with exit code 3"),
-        (-9, "was killed by SIGKILL"),
-        (-40, "was killed by signal 40"),
-    ],
-)
-def test_ends_of_processes_are_told_in_words(exit_code: int, words: str) -> None:
-    assert describe_exit(exit_code) == words
+from nrp_simserver.code_version import code_version
+from nrp_simserver.spawners import version_run_by
 
 
 def test_interpreter_with_this_distribution_can_be_used() -> None:
-    check_interpreter(Path(sys.executable))
+    assert version_run_by(Path(sys.executable)) == code_version()
 
 
 @pytest.mark.parametrize(
@@ -42,6 +30,6 @@ def test_interpreter_that_cannot_be_used_is_a_setting_error(tmp_path: Path, prog
         python.write_text(f"#!/bin/sh\n{program}\n")
         python.chmod(0o755)
     with pytest.raises(SettingsError) as refused:
-        check_interpreter(python)
+        version_run_by(python)
     assert f"NRP_PYTHON={python}" in str(refused.value)
     assert reason in str(refused.value)
