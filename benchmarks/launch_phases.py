@@ -77,6 +77,7 @@ def measure_phases(
         simulation_id = client.launch("endless")["simulationID"]
         observer.seen["answered"] = time.perf_counter()
         observer.wait_for("paused")
+        observer.wait_for("server there")
         for event, _ in PHASES:
             times[event].append(observer.seen[event] - began)
             began = observer.seen[event]

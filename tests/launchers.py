@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,10 @@ from typing import Any
 import psutil
 import pytest
 
+import nrp_cli
+import nrp_common
+import nrp_shims
+import nrp_simserver
 from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.messages import ArchiveKind, Collect, Command, CommandEvent, Launch, Reply
 from nrp_common.token_seal import seal_token
@@ -57,6 +62,12 @@ class Launched:
     @property
     def folder(self) -> Path:
         return self.launcher.data / "simulations" / str(self.id)
+
+    @property
+    def own_log(self) -> str:
+        """What it wrote to its log so far."""
+        log = self.folder / f"simulation_{self.id}.log"
+        return log.read_text() if log.exists() else ""
 
     @property
     def spooled(self) -> Path:
@@ -165,8 +176,12 @@ class RunningLauncher:
 
     # -- the process ---------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Run; it may already be awaited, or still be looking for its broker, when this returns."""
+    def start(self, **variables: str) -> None:
+        """Run; it may already be awaited, or still be looking for its broker, when this returns.
+
+        Args:
+            variables: further ones of its environment.
+        """
         settings = {
             "mqtt_broker_address": self._broker,
             "mqtt_prefix": self.topics.prefix,
@@ -179,6 +194,7 @@ class RunningLauncher:
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("NRP_", "STORAGE_"))}
         environment |= {f"NRP_{name.upper()}": str(value) for name, value in settings.items()}
+        environment |= variables
         self.data.mkdir(parents=True, exist_ok=True)
         with (self.data / "launcher.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -220,11 +236,19 @@ class RunningLauncher:
         wait_until(lambda: any(seen.payload and seen.json["online"] for seen in self.presences[after:]), 20)
         self.asker.wait_until_connected(10)
 
-    def restart(self) -> None:
+    def restart(self, **variables: str) -> None:
         """Start again, and return when it takes launches."""
         before = len(self.presences)
-        self.start()
+        self.start(**variables)
         self.await_ready(before)
+
+    @staticmethod
+    def installed_again(folder: Path) -> dict[str, str]:
+        """Variables with which `start` runs a copy of the code, in `folder`."""
+        for package in (nrp_common, nrp_shims, nrp_simserver, nrp_cli):
+            assert package.__file__ is not None
+            shutil.copytree(Path(package.__file__).parent, folder / package.__name__)
+        return {"PYTHONPATH": str(folder)}
 
     def kill(self) -> None:
         """End it without any warning."""

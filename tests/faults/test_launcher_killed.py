@@ -1,8 +1,14 @@
-"""A launcher that was killed leaves nothing that the next one does not bring to its end."""
+"""A launcher that was killed: its simulations run on, the next one adopts them and brings all to their right ends."""
 
 from __future__ import annotations
 
-from tests.launchers import Launchers, spool_entries
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.launchers import Launched, Launchers, RunningLauncher, spool_entries
 from tests.waiting import wait_until
 
 DAEMON = """
@@ -14,30 +20,131 @@ while True:
     nrp.run_loop()
 """
 
+FAILING_WHEN_TOLD = """
+import os, time
+while not os.path.exists("fail"):
+    nrp.run_loop()
+    time.sleep(0.001)
+raise RuntimeError("on purpose")
+"""
 
-def test_running_simulations_end_with_it_and_the_next_one_fails_them_and_stores_their_archives(
+DEAF = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+while True:
+    try:
+        signal.sigwait([signal.SIGUSR2])
+    except BaseException:
+        pass
+"""
+
+
+def final_words(*simulations: Launched) -> list[tuple[str, Any]]:
+    return [(final["event"], final["reason"]) for final in (each.await_final() for each in simulations)]
+
+
+def assert_stored_and_nothing_left(*simulations: Launched) -> None:
+    for simulation in simulations:
+        final = simulation.await_final()
+        wait_until(lambda simulation=simulation: simulation.archives)  # type: ignore[misc]
+        # Also for a gateway that has given the simulation up meanwhile:
+        assert simulation.archives[-1] == {"logs": final["logs"], "results": final["results"]}
+        assert final["incarnation"] == simulation.incarnation
+        assert final["seq"] > max((each["seq"] for each in simulation.lifecycle if each != final), default=0)
+        assert len(simulation.finals) == 1
+        assert simulation.log_in(final["logs"]) is not None
+        simulation.assert_nothing_is_left()
+
+
+# -- those that run on -------------------------------------------------------------------------------------------------
+
+
+def test_simulations_run_on_and_obey_while_it_is_away(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    started, paused = launcher.started(), launcher.paused()
+    started.await_steps()
+    launcher.kill()
+    started.await_steps()
+    assert started.command("paused").error is None
+    assert paused.command("started").error is None
+    paused.await_steps()
+
+
+def test_simulations_are_adopted_by_the_next_one(launchers: Launchers) -> None:
+    launcher = launchers.running(stop_grace_s=2)
+    simulations = [launcher.started(DAEMON), launcher.paused(), launcher.started()]
+    servers = [simulation.server for simulation in simulations]
+    for _ in range(2):  # an adopted one is adopted again
+        launcher.kill()
+        launcher.restart()
+    assert [simulation.server for simulation in simulations] == servers
+    assert launcher.presences[-1].json["running"] == 3
+    simulations[0].await_steps()
+    assert launcher.ask_launch(simulations[1].id, simulations[1].experiment).incarnation == simulations[1].incarnation
+    assert not any(simulation.finals for simulation in simulations)
+    # From here on they are as if they were its own:
+    simulations[0].command("stopped")
+    os.kill(servers[1], signal.SIGKILL)
+    os.kill(servers[2], signal.SIGSTOP)
+    simulations[2].command("stopped")
+    stopped, killed, stuck = final_words(*simulations)
+    assert (stopped, killed[0], stuck) == (("stopped", None), "failed", ("stopped", None))
+    assert "The simulation server was killed by SIGKILL" in killed[1]
+    assert simulations[0].stored(simulations[0].finals[0]["results"]) == {"result.txt": b"42"}
+    assert_stored_and_nothing_left(*simulations)
+    assert launcher.presences[-1].json["running"] == 0
+
+
+def test_launch_that_had_its_server_is_ready_in_the_end(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    slow = "from nrp_core.engines.python_json import EngineScript\nimport time\ntime.sleep(1)\nclass Script(EngineScript): pass"
+    simulation = launcher.launch(files={"engine.py": slow})
+    wait_until(lambda: (simulation.folder / f"simulation_{simulation.id}.log").exists())
+    launcher.kill()
+    launcher.restart()
+    simulation.await_transition("initialized")
+    simulation.command("stopped")
+    assert_stored_and_nothing_left(simulation)
+
+
+def test_simulation_that_it_was_about_to_kill_is_killed_by_the_next_one(launchers: Launchers) -> None:
+    launcher = launchers.running(stop_grace_s=3)
+    simulation = launcher.started(DEAF)
+    os.kill(simulation.server, signal.SIGSTOP)
+    simulation.command("stopped")
+    wait_until(lambda: '"intention":{' in (simulation.folder / "record.json").read_text())
+    launcher.kill()
+    launcher.restart()
+    assert final_words(simulation) == [("stopped", None)]
+    assert_stored_and_nothing_left(simulation)
+
+
+# -- those that ended meanwhile ----------------------------------------------------------------------------------------
+
+
+def test_simulations_that_ended_meanwhile_have_their_logs_stored_and_are_told_with_the_right_reason(
     launchers: Launchers,
 ) -> None:
     launcher = launchers.running()
-    simulations = [launcher.started(DAEMON), launcher.paused()]
-    simulations[0].await_steps()
+    simulations = [launcher.started(DAEMON), launcher.started(DAEMON), launcher.started(FAILING_WHEN_TOLD)]
+    killed, stopped, failed = simulations
+    wait_until(lambda: all("the script" in each.own_log for each in (killed, stopped)))
+    servers = {simulation.server for simulation in simulations}
     launcher.kill()
-    for simulation in simulations:
-        wait_until(lambda simulation=simulation: not simulation.processes())  # type: ignore[misc]
+    os.kill(killed.server, signal.SIGKILL)
+    assert stopped.command("stopped").error is None
+    (failed.folder / "experiment" / "fail").touch()
+    wait_until(lambda: not any(simulation.server in servers for simulation in simulations if simulation.processes()))
     launcher.restart()
-    finals = [simulation.await_final() for simulation in simulations]
-    for simulation, final in zip(simulations, finals, strict=True):
-        assert final["event"] == "failed"
-        assert "The launcher ended while the simulation ran" in final["reason"]
-        assert final["incarnation"] == simulation.incarnation
-        # Also for a gateway that has given the simulation up meanwhile:
-        wait_until(lambda simulation=simulation: simulation.archives)  # type: ignore[misc]
-        assert simulation.archives[-1] == {"logs": final["logs"], "results": final["results"]}
-        before = [each["seq"] for each in simulation.lifecycle if each["event"] != "failed"]  # that may be said twice
-        assert final["seq"] > max(before)
-        simulation.assert_nothing_is_left()
-    assert "the script says this" in simulations[0].log_in(finals[0]["logs"])
-    assert simulations[0].stored(finals[0]["results"]) == {"result.txt": b"42"}
+    (how, why), *others = final_words(*simulations)
+    assert how == "failed"
+    assert why.startswith("The simulation server was killed by SIGKILL; its last words:")
+    assert "the script says this" in why
+    assert others[0] == ("stopped", None)
+    assert others[1][0] == "failed"
+    assert "on purpose" in others[1][1]
+    assert stopped.stored(stopped.finals[0]["results"]) == {"result.txt": b"42"}
+    assert_stored_and_nothing_left(*simulations)
     assert spool_entries(launcher) == []
 
 
@@ -50,6 +157,7 @@ def test_simulation_that_was_being_cloned_is_failed_by_the_next_one(launchers: L
     launcher.restart()
     final = simulation.await_final()
     assert (final["event"], final["logs"]) == ("failed", None)
+    assert final["reason"] == "The launcher ended before it had a simulation server started"
     simulation.assert_nothing_is_left()
 
 
@@ -70,3 +178,98 @@ def test_spool_is_stored_by_the_next_one_and_a_launch_asked_again_does_not_happe
     archives = final if final["results"] != "pending" else simulation.archives[-1]
     simulation.assert_nothing_is_left()
     assert simulation.stored(archives["results"]) == {"result.txt": b"42"}
+
+
+# -- no next one, or another one ---------------------------------------------------------------------------------------
+
+
+def test_without_a_next_one_simulations_end_by_themselves_and_a_later_one_stores_their_logs(
+    launchers: Launchers,
+) -> None:
+    launcher = launchers.running(orphaned_s=1, stop_grace_s=1)
+    simulations = [launcher.started(DAEMON), launcher.paused(), launcher.started(DEAF)]
+    wait_until(lambda: "the script" in simulations[0].own_log)
+    launcher.kill()
+    wait_until(lambda: not launcher.spawners)
+    assert not any(simulation.processes() for simulation in simulations)
+    launcher.restart()
+    reason = "No launcher came for 1 s, and the simulation was ended"
+    assert final_words(*simulations) == [("failed", reason)] * 3
+    assert "the script says this" in simulations[0].log_in(simulations[0].finals[0]["logs"])
+    assert_stored_and_nothing_left(*simulations)
+
+
+@pytest.mark.parametrize("who", ["launcher first", "spawner first"])
+def test_when_its_spawner_is_killed_too_the_next_one_fails_its_simulations_and_stores_their_logs(
+    launchers: Launchers, who: str
+) -> None:
+    launcher = launchers.running()
+    simulations = [launcher.started(DAEMON), launcher.paused()]
+    simulations[0].await_steps()
+    spawner = launcher.spawner
+    if who == "launcher first":
+        launcher.kill()
+        os.kill(spawner, signal.SIGKILL)
+    else:
+        os.kill(launcher.process.pid, signal.SIGSTOP)
+        os.kill(spawner, signal.SIGKILL)
+        launcher.kill()
+    wait_until(lambda: not launcher.spawners)
+    launcher.restart()
+    reason = "The process that forks simulation servers ended while there was no launcher, and the simulation with it"
+    for event, why in final_words(*simulations):
+        assert (event, reason in why) == ("failed", True)
+    assert_stored_and_nothing_left(*simulations)
+
+
+def test_next_one_of_another_version_lets_them_finish_and_starts_new_ones_with_its_own(
+    launchers: Launchers, another_version: dict[str, str]
+) -> None:
+    launcher = launchers.running()
+    old = launcher.started()
+    old_spawner = launcher.spawner
+    launcher.kill()
+    launcher.restart(**another_version)
+    new = launcher.started("import nrp_simserver\nprint('code:', nrp_simserver.__file__)\nwhile True: nrp.run_loop()")
+    old.await_steps()
+    assert len(launcher.spawners) == 2
+    wait_until(lambda: "code:" in new.own_log)
+    assert another_version["PYTHONPATH"] in new.own_log
+    old.command("stopped")
+    assert final_words(old) == [("stopped", None)]
+    wait_until(lambda: len(launcher.spawners) == 1)
+    assert launcher.spawner != old_spawner
+    new.await_steps()
+    new.command("stopped")
+    assert_stored_and_nothing_left(old)
+    assert final_words(new) == [("stopped", None)]
+
+
+def test_two_spawners_are_never_left(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    simulation = launcher.paused()
+    for _ in range(3):
+        launcher.kill()
+        launcher.restart()
+    assert launcher.spawners == [launcher.spawner]
+    simulation.command("stopped")
+    simulation.await_final()
+    assert launcher.end() == 0
+    assert launcher.spawners == []
+    assert list((launcher.data / "spawners").iterdir()) == []
+
+
+def test_data_directory_is_used_by_one_launcher_at_a_time(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    first = launcher.process
+    launcher.start()
+    assert launcher.process.wait(20) == 2
+    assert "is used by another launcher" in launcher.log
+    first.terminate()
+    assert first.wait(20) == 0
+
+
+@pytest.fixture
+def another_version(tmp_path: Any) -> dict[str, str]:
+    """The environment of a launcher whose code is installed elsewhere."""
+    return RunningLauncher.installed_again(tmp_path / "another")

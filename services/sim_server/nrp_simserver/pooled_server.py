@@ -7,6 +7,7 @@ for. When the socket is closed instead it leaves the bus and ends.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Final, NoReturn
 
 from nrp_common.topics import Topics
 from nrp_simserver import processes, server, surroundings
+from nrp_simserver.rehearsal import rehearse
 from nrp_simserver.simulation_folder import BusAccess, ServerSetup
 from nrp_simserver.spawner_protocol import Lines
 
@@ -40,6 +42,8 @@ def run(incarnation: str, access: BusAccess, spawner: int, handover: socket.sock
         _be_a_process_of_its_own(incarnation, spawner)
         handover = _keep_only(handover)
         bus = server.join_bus(access, incarnation)
+        if not _is_there_already(handover):
+            rehearse()
         setup = _await_setup(handover)
         if setup is not None:
             handover.close()
@@ -73,6 +77,10 @@ def _keep_only(handover: socket.socket) -> socket.socket:
     os.dup2(handover.detach(), HANDOVER, inheritable=False)
     os.closerange(HANDOVER + 1, os.sysconf("SC_OPEN_MAX"))
     return socket.socket(fileno=HANDOVER)
+
+
+def _is_there_already(handover: socket.socket) -> bool:
+    return bool(select.select([handover], [], [], 0)[0])
 
 
 def _await_setup(handover: socket.socket) -> ServerSetup | None:

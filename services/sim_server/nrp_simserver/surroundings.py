@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -87,9 +86,10 @@ def _log_ourselves_only() -> None:
 def _import_from(experiment: Path) -> None:
     """Let imports find the experiment's own modules first, then `nrp_core` and the like, then what is installed."""
     sys.path[:0] = [str(experiment), str(nrp_shims.PATH)]
-    importlib.invalidate_caches()
+    sys.path_importer_cache.pop(str(experiment), None)  # whatever was found there before
     own = {path.stem for path in experiment.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    # The standard library is left alone: this server lives on it.
-    shadowed = own - sys.stdlib_module_names - {"__main__"}
-    for name in [name for name in sys.modules if name.partition(".")[0] in shadowed]:
+    # The standard library is left alone: this server lives on it. The other modules are not even looked at when there is
+    # nothing to do: each look would copy a page of memory that is shared with the process that this one was forked from.
+    shadowed = {name for name in own - sys.stdlib_module_names - {"__main__"} if name in sys.modules}
+    for name in [name for name in sys.modules if name.partition(".")[0] in shadowed] if shadowed else []:
         del sys.modules[name]

@@ -8,7 +8,6 @@ the core from outside.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import random
@@ -20,6 +19,7 @@ from typing import ClassVar, TypeVar
 import nrp_shims
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.embedded.generators import Generator, NumpyGenerator, StandardGenerator, States
+from nrp_simserver.cores.embedded.imports import Imports
 
 GeneratorT = TypeVar("GeneratorT", bound=Generator)
 
@@ -68,8 +68,7 @@ class Surroundings:
         self._places_differ = False
         self._seeds: random.Random | None = None
         self._present = self._outside
-        self._known_modules = 0
-        self._shared_modules: set[str] = set()
+        self._imports = Imports()
         self._outside_folder: str | None = None
 
     def open(self) -> None:
@@ -77,7 +76,7 @@ class Surroundings:
         self._take_path()
         self._outside.path = sys.path
         self._places_differ = True
-        importlib.invalidate_caches()
+        sys.path_importer_cache.pop(self._folder, None)  # whatever was found there before
         self._note_modules()
         self._generators.insert(0, self._watched(StandardGenerator()))
         self._outside.generators = {generator: generator.save() for generator in self._generators}
@@ -156,13 +155,13 @@ class Surroundings:
         present = self._present
         if occupant is present:
             return
-        if len(sys.modules) != self._known_modules:
+        if len(sys.modules) != self._imports.known:
             self._note_modules()
         if present.modules or occupant.modules:
             for name in present.modules:
                 sys.modules.pop(name, None)
             sys.modules.update(occupant.modules)
-            self._known_modules = len(sys.modules)
+            self._imports.note()
         if self._places_differ:
             present.folder, present.path = os.getcwd(), sys.path  # noqa: PTH109
             if occupant.folder != present.folder:
@@ -181,11 +180,11 @@ class Surroundings:
 
     def _note_modules(self) -> None:
         """The present occupant has imported something: what is of the experiment's folder is its own."""
-        modules = sys.modules.copy()  # other threads may be importing
-        own = {name: modules[name] for name in modules.keys() - self._shared_modules if self._is_own(modules[name])}
-        self._shared_modules.update(modules.keys() - own.keys())
-        self._present.modules = {name: module for name, module in own.items() if not name.startswith(_SCRIPT)}
-        self._known_modules = len(modules)
+        own = {name: sys.modules[name] for name in self._present.modules if name in sys.modules}
+        for name, module in self._imports.new().items():
+            if not name.startswith(_SCRIPT) and self._is_own(module):
+                own[name] = module
+        self._present.modules = own
         if "numpy.random" in sys.modules and not any(isinstance(known, NumpyGenerator) for known in self._generators):
             generator = self._watched(NumpyGenerator())
             generator.mark = None  # it may have been used before it was seen

@@ -1,0 +1,1 @@
+nrp.run_loop()
