@@ -10,8 +10,8 @@ from typing import Final
 
 from nrp_simserver.simulation_folder import BusAccess
 
-PAUSE_S: Final = 0.1
-"""After a launch, and between two idle servers: to start one takes as much work as half a launch."""
+PAUSE_S: Final = 0.04
+"""After a launch, and between two idle servers: to start one takes as much work as a launch, and would delay it."""
 
 YOUNG_S: Final = 5.0
 """An idle server that dies younger than this could not have run a simulation either."""
@@ -87,18 +87,20 @@ class ServerPool:
     def add(self, server: IdleServer) -> None:
         """A server was started."""
         self._idle[server.incarnation] = server
-        self.hold_off()
+        self.pause()
 
-    def hold_off(self) -> None:
-        """Something is going on that the start of a server would delay."""
+    def pause(self) -> None:
+        """Start no server for a while."""
         self._not_before = max(self._not_before, self._clock() + PAUSE_S)
 
     def take(self, incarnation: str) -> IdleServer | None:
         """The server of this incarnation, for a simulation or to be dismissed; None when it is not there."""
+        was_full = self.due_in() is None
         server = self._idle.pop(incarnation, None)
         if server is not None:
             self._young_deaths = 0
-            self.hold_off()
+            if was_full:  # in a row of launches the first one's pause is the pause of all
+                self.pause()
         return server
 
     def bury(self, pid: int) -> IdleServer | None:

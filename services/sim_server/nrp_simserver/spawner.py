@@ -299,7 +299,6 @@ class Spawner:
                 self._report(NotSpawned(incarnation=setup.incarnation, reason=reason))
                 return
             _hand_over(idle, setup)
-            self._pool.hold_off()
         self._servers[idle.pid] = _Server(setup.incarnation, SimulationFolder(setup.folder, setup.simulation_id))
         self._report(Spawned(incarnation=setup.incarnation, pid=idle.pid))
 
@@ -310,7 +309,7 @@ class Spawner:
             idle = self._fork(incarnation, self._prepared.bus)
         except OSError as error:
             log.error("No idle server could be forked: %s", error)
-            self._pool.hold_off()
+            self._pool.pause()
             return
         self._pool.add(idle)
         self._report(Idle(incarnation=incarnation))
