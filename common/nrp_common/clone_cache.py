@@ -8,16 +8,22 @@ removed later.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 GIGABYTE = 1_000_000_000
+
+FICLONE = 0x40049409
+"""The request that makes one file share another one's blocks until either is written to (ioctl_ficlone(2))."""
 
 PARTIAL = ".partial"
 PARTIAL_IS_LEFT_OVER_AFTER_S = 3600
@@ -35,10 +41,12 @@ class CloneCache:
     def __init__(self, folder: Path, *, limit: int = 4 * GIGABYTE) -> None:
         self.folder = folder
         self.limit = limit
+        self._filling: dict[Path, threading.Lock] = {}
 
     def of_experiment(self, base_url: str, experiment_id: str) -> ExperimentCache:
         """The part of the cache for one experiment of one Storage Server."""
-        return ExperimentCache(self.folder / _digest(base_url, experiment_id))
+        folder = self.folder / _digest(base_url, experiment_id)
+        return ExperimentCache(folder, self._filling.setdefault(folder, threading.Lock()))
 
     def shrink(self) -> None:
         """Forget experiments until the rest is within the limit."""
@@ -71,10 +79,16 @@ class _FolderUse:
 
 
 class ExperimentCache:
-    """The cached files of one experiment."""
+    """The cached files of one experiment.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        folder: where they are.
+        filling: to be held while files are fetched, so that of many clones at once only one fetches them.
+    """
+
+    def __init__(self, folder: Path, filling: threading.Lock) -> None:
         self.folder = folder
+        self.filling = filling
         self._used: set[str] = set()
 
     def copy(self, path: str, version: tuple[object, ...], destination: Path) -> bool:
@@ -121,13 +135,20 @@ def copy_content(source: Path, destination: Path) -> None:
     """Copy a file's content, sharing the blocks where the file system can; the copies never share later writes."""
     with source.open("rb", buffering=0) as read, destination.open("wb", buffering=0) as write:
         try:
-            while os.copy_file_range(read.fileno(), write.fileno(), 1 << 30):
-                pass
-        except OSError:  # between some file systems there is no such thing
-            read.seek(0)
-            write.seek(0)
-            write.truncate()
-            shutil.copyfileobj(read, write, 1 << 20)
+            fcntl.ioctl(write, FICLONE, read.fileno())
+        except OSError:  # most file systems cannot
+            _copy_bytes(read, write)
+
+
+def _copy_bytes(read: FileIO, write: FileIO) -> None:
+    try:
+        while os.copy_file_range(read.fileno(), write.fileno(), 1 << 30):
+            pass
+    except OSError:  # between some file systems there is no such thing
+        read.seek(0)
+        write.seek(0)
+        write.truncate()
+        shutil.copyfileobj(read, write, 1 << 20)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

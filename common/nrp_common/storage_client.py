@@ -332,11 +332,16 @@ class StorageClient:
                 target.mkdir(parents=True, exist_ok=True)
             elif not _copied(each, known, target):
                 missing.append(each)
-        self._fetch_all(experiment_id, missing, destination, known)
-        if cache is not None and known is not None:
-            known.forget_unused()
-            if missing:
-                cache.shrink()
+        if cache is None or known is None:
+            self._fetch_all(experiment_id, missing, destination, None)
+            return
+        if missing:
+            with known.filling:  # somebody may just have fetched them
+                missing = [each for each in missing if not _copied(each, known, destination / each.name)]
+                self._fetch_all(experiment_id, missing, destination, known)
+        known.forget_unused()
+        if missing:
+            cache.shrink()
 
     def _files_to_clone(self, experiment_id: str) -> list[StoredFile]:
         """All that a run needs, named relative to the experiment; each folder before what lies in it."""

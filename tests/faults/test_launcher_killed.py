@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.launchers import Launched, Launchers, RunningLauncher, spool_entries
+from tests.simulation_servers import ENGINE
 from tests.waiting import wait_until
 
 DAEMON = """
@@ -97,8 +98,7 @@ def test_simulations_are_adopted_by_the_next_one(launchers: Launchers) -> None:
 
 def test_launch_that_had_its_server_is_ready_in_the_end(launchers: Launchers) -> None:
     launcher = launchers.running()
-    slow = "from nrp_core.engines.python_json import EngineScript\nimport time\ntime.sleep(1)\nclass Script(EngineScript): pass"
-    simulation = launcher.launch(files={"engine.py": slow})
+    simulation = launcher.launch(files={"engine.py": f"import time\ntime.sleep(1)\n{ENGINE}"})
     wait_until(lambda: (simulation.folder / f"simulation_{simulation.id}.log").exists())
     launcher.kill()
     launcher.restart()

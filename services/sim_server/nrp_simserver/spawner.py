@@ -29,7 +29,7 @@ from typing import Final
 
 import nrp_shims
 from nrp_simserver import pooled_server, processes
-from nrp_simserver.cores.embedded import imports
+from nrp_simserver.cores.embedded.imports import Imports
 from nrp_simserver.server_end import ServerEnd, describe_exit, last_words
 from nrp_simserver.server_pool import IdleServer, ServerPool
 from nrp_simserver.simulation_folder import BusAccess, ServerSetup, SimulationFolder
@@ -404,7 +404,7 @@ def _preload() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     sys.path.remove(str(nrp_shims.PATH))
-    imports.share()
+    Imports.share()
     gc.collect()
     gc.freeze()  # the collector would write to each object
     ctypes.CDLL(None).malloc_trim(0)

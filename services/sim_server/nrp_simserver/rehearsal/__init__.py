@@ -13,7 +13,7 @@ from nrp_simserver.cores.configuration import DEFAULT_FILE, load_configuration
 from nrp_simserver.cores.selection import create_core
 from nrp_simserver.script_runner import MainScript
 
-EXPERIMENT: Final = Path(__file__).parent
+EXPERIMENT: Final = Path(__file__).parent / "experiment"
 
 
 def rehearse() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
+from typing import ClassVar
 
 
 class Imports:
@@ -17,9 +18,19 @@ class Imports:
         known: how many there were when they were looked at last.
     """
 
+    _shared: ClassVar[Imports | None] = None
+
     def __init__(self) -> None:
-        self.known = _shared.known if _shared is not None else 0
-        self._latest: tuple[str, ModuleType] | None = _shared._latest if _shared is not None else None
+        shared = Imports._shared
+        self.known: int = 0 if shared is None else shared.known
+        self._latest: tuple[str, ModuleType] | None = None if shared is None else shared._latest
+
+    @classmethod
+    def share(cls) -> None:
+        """Take all that this process has imported so far for no experiment's own."""
+        shared = cls()
+        shared.note()
+        cls._shared = shared
 
     def note(self) -> None:
         """Know all that there is now."""
@@ -48,13 +59,3 @@ class Imports:
             if self.known + len(new) == len(sys.modules):
                 return new
         return sys.modules.copy()
-
-
-_shared: Imports | None = None
-
-
-def share() -> None:
-    """Take all that this process has imported so far for no experiment's own."""
-    global _shared
-    _shared = Imports()
-    _shared.note()

@@ -181,9 +181,8 @@ class Surroundings:
     def _note_modules(self) -> None:
         """The present occupant has imported something: what is of the experiment's folder is its own."""
         own = {name: sys.modules[name] for name in self._present.modules if name in sys.modules}
-        for name, module in self._imports.new().items():
-            if not name.startswith(_SCRIPT) and self._is_own(module):
-                own[name] = module
+        new = self._imports.new()
+        own |= {name: new[name] for name in new if not name.startswith(_SCRIPT) and self._is_own(new[name])}
         self._present.modules = own
         if "numpy.random" in sys.modules and not any(isinstance(known, NumpyGenerator) for known in self._generators):
             generator = self._watched(NumpyGenerator())
