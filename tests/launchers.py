@@ -228,6 +228,17 @@ class RunningLauncher:
         return self.spawners[0]
 
     @property
+    def idle(self) -> dict[str, int]:
+        """The process ids of its idle servers that are on the bus, by incarnation."""
+        online: dict[str, bool] = {}
+        for seen in self.wire.seen:
+            incarnation = self.topics.incarnation_of(seen.topic)
+            if incarnation is not None:
+                online[incarnation] = bool(seen.payload) and seen.json["online"] and seen.json["simulation_id"] is None
+        pids = ((each, processes.marked({each})) for each, is_idle in online.items() if is_idle)
+        return {incarnation: pid[0] for incarnation, pid in pids if pid}
+
+    @property
     def presences(self) -> list[Seen]:
         return self.wire.on(self.topics.launcher_presence(self.name))
 

@@ -1,6 +1,8 @@
-"""A launcher that is told to end stops its simulations, stores their logs, and leaves nothing."""
+"""A launcher that is told to end stops its simulations, stores their logs, leaves nothing; or leaves them running."""
 
 from __future__ import annotations
+
+import signal
 
 import psutil
 
@@ -67,3 +69,58 @@ def test_final_word_that_no_broker_took_is_spoken_by_the_next_one(launchers: Lau
     assert (final["event"], final["reason"]) == ("stopped", "The launcher was ended")
     assert simulation.log_in(final["logs"]) is not None
     simulation.assert_nothing_is_left()
+
+
+# -- leaving them to the next one --------------------------------------------------------------------------------------
+
+
+def test_simulations_that_it_leaves_run_on_and_are_adopted_by_the_next_one(launchers: Launchers) -> None:
+    launcher = launchers.running(on_shutdown="leave")
+    simulations = [launcher.started(), launcher.paused()]
+    servers = [simulation.server for simulation in simulations]
+    assert launcher.end() == 0
+    simulations[0].await_steps()
+    assert simulations[1].command("started").error is None
+    launcher.restart()
+    assert [simulation.server for simulation in simulations] == servers
+    for simulation in simulations:
+        simulation.await_steps()
+        simulation.command("stopped")
+        final = simulation.await_final()
+        assert (final["event"], final["reason"]) == ("stopped", None)
+        assert simulation.log_in(final["logs"]) is not None
+        simulation.assert_nothing_is_left()
+
+
+def test_launch_and_stop_that_are_under_way_are_brought_to_their_ends_before_it_leaves(launchers: Launchers) -> None:
+    launcher = launchers.running(on_shutdown="leave")
+    launcher.storage.hang("/storage/")
+    launching = launcher.launch()
+    wait_until(lambda: launcher.storage.count(path=launching.experiment))
+    launcher.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: launcher.presences[-1].json["capacity"] == 0)
+    refused = launcher.ask_launch(1_000_002, launching.experiment)
+    assert (refused.refusal, refused.error) == (Refusal.FULL, "it is being shut down")
+    launcher.storage.heal()
+    assert launcher.process.wait(20) == 0
+    launching.await_transition("initialized")
+    assert launching.command("started").error is None
+    launching.await_steps()
+    launcher.restart()
+    stopping = launching
+    launcher.storage.hang(".zip")
+    stopping.command("stopped")
+    wait_until(lambda: not stopping.processes())
+    launcher.process.send_signal(signal.SIGTERM)
+    launcher.storage.heal()
+    assert launcher.process.wait(20) == 0
+    assert stopping.await_final()["event"] == "stopped"
+    stopping.assert_nothing_is_left()
+    assert launcher.spawners == []
+
+
+def test_nothing_runs_on_when_there_is_nothing_to_leave(launchers: Launchers) -> None:
+    launcher = launchers.running(on_shutdown="leave")
+    wait_until(lambda: launcher.idle)
+    assert launcher.end() == 0
+    assert launcher.spawners == []

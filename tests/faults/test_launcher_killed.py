@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.test_overruled import declare_failed
 from tests.launchers import Launched, Launchers, RunningLauncher, spool_entries
 from tests.simulation_servers import ENGINE
 from tests.waiting import wait_until
@@ -146,6 +147,22 @@ def test_simulations_that_ended_meanwhile_have_their_logs_stored_and_are_told_wi
     assert stopped.stored(stopped.finals[0]["results"]) == {"result.txt": b"42"}
     assert_stored_and_nothing_left(*simulations)
     assert spool_entries(launcher) == []
+
+
+def test_verdict_that_a_gateway_passed_meanwhile_stands(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    ended, running = launcher.started(DAEMON), launcher.started()
+    wait_until(lambda: "the script" in ended.own_log)
+    launcher.kill()
+    os.kill(ended.server, signal.SIGKILL)
+    for simulation in (ended, running):
+        declare_failed(simulation, incarnation=simulation.incarnation)
+    launcher.restart()
+    for simulation in (ended, running):
+        wait_until(lambda simulation=simulation: simulation.archives)  # type: ignore[misc]
+        assert simulation.log_in(simulation.archives[-1]["logs"]) is not None
+        simulation.assert_nothing_is_left()
+        assert [final["source_node"] for final in simulation.finals] == ["nrp_gateway"]
 
 
 def test_simulation_that_was_being_cloned_is_failed_by_the_next_one(launchers: Launchers) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 from tests.launchers import RunningLauncher
+from tests.waiting import wait_until
 
 
 def test_simulations_of_a_dead_spawner_are_failed_and_leave_nothing(launcher: RunningLauncher) -> None:
@@ -30,3 +32,19 @@ def test_launch_right_after_the_death_of_a_spawner_runs(launcher: RunningLaunche
         simulation.command("stopped")
         assert simulation.await_final()["event"] == "stopped"
         simulation.assert_nothing_is_left()
+
+
+def test_idle_servers_end_with_it(launcher: RunningLauncher) -> None:
+    wait_until(lambda: len(launcher.idle) == 2)
+    idle = launcher.idle
+    os.kill(launcher.spawner, signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in idle.values()))
+    wait_until(lambda: len(launcher.idle) == 2)
+    assert not launcher.idle.keys() & idle.keys()
+
+
+def test_its_folder_goes_with_it(launcher: RunningLauncher) -> None:
+    folders = set((launcher.data / "spawners").iterdir())
+    os.kill(launcher.spawner, signal.SIGKILL)
+    wait_until(lambda: not folders & set((launcher.data / "spawners").iterdir()))
+    launcher.paused().command("stopped")

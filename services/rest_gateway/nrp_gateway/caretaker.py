@@ -42,6 +42,7 @@ class Caretaker:
         self._bus = bus
         self._topics = topics
         self._absent_since: dict[int, float] = {}
+        self._lost_since: dict[str, float] = {}
         self._removed: dict[int, tuple[float, SimulationRecord]] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="caretaker", daemon=True)
@@ -80,7 +81,9 @@ class Caretaker:
             self._absent_since.clear()
             return
         records = self._mirror.live_and_recent()
-        self._judge([each for each in records if not each.state.is_final and not each.is_queued])
+        unfinished = [each for each in records if not each.state.is_final]
+        self._judge([each for each in unfinished if not each.is_queued])
+        self._clean_wills({each.incarnation for each in unfinished})
         self._clean([each for each in records if each.state.is_final and not each.cleaned])
 
     def _judge(self, unfinished: list[SimulationRecord]) -> None:
@@ -103,6 +106,14 @@ class Caretaker:
             if due <= time.monotonic():
                 self.clean_up(record)
                 del self._removed[simulation_id]
+
+    def _clean_wills(self, in_use: set[str]) -> None:
+        """Remove the last wills of servers that had no simulation, or one that is forgotten."""
+        now = time.monotonic()
+        self._lost_since = {each: self._lost_since.get(each, now) for each in self._presences.lost_servers - in_use}
+        for incarnation, since in self._lost_since.items():
+            if now - since >= CLEANING_DELAY_S:
+                self._bus.publish(self._topics.server_presence(incarnation), b"", qos=1, retain=True)
 
     def _work(self) -> None:
         while not self._closing.wait(ROUND_S):

@@ -22,10 +22,11 @@ class Presences:
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
         self.room_changed: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.Lock()  # guards the four below
         self._launchers: dict[str, LauncherPresence] = {}
         self._asked: dict[str, int] = {}
         self._servers: set[str] = set()
+        self._lost_servers: set[str] = set()
 
     def listen_to(self, bus: Bus) -> None:
         """Take over what is said on the bus from now on."""
@@ -38,6 +39,7 @@ class Presences:
             self._launchers.clear()
             self._asked.clear()
             self._servers.clear()
+            self._lost_servers.clear()
 
     # -- launchers -----------------------------------------------------------------------------------------------------
 
@@ -116,13 +118,21 @@ class Presences:
         with self._lock:
             return incarnation in self._servers
 
+    @property
+    def lost_servers(self) -> set[str]:
+        """The incarnations of servers of which there is only a last will."""
+        with self._lock:
+            return self._lost_servers.copy()
+
     def _server_heard(self, topic: str, payload: bytes) -> None:
         incarnation = self._topics.incarnation_of(topic)
         presence = ServerPresence.from_json(payload) if payload else ServerPresence(online=False)
         if incarnation is None or presence is None:
             return
         with self._lock:
+            self._servers.discard(incarnation)
+            self._lost_servers.discard(incarnation)
             if presence.online:
                 self._servers.add(incarnation)
-            else:
-                self._servers.discard(incarnation)
+            elif payload:
+                self._lost_servers.add(incarnation)

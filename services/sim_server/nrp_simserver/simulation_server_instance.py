@@ -54,6 +54,9 @@ COMMANDS_UNDER_WAY: Final = 16
 BROKER_AWAY_S: Final = 60.0
 """Between two looks at whether a broker is back."""
 
+HEARD_WITHIN_S: Final = 1.0
+"""How long a broker may take to tell what was said of a simulation before, which may be nothing."""
+
 DELIVERED_WITHIN_S: Final = 5.0
 """How long a broker that is there may take to acknowledge the final word."""
 
@@ -125,6 +128,7 @@ class SimulationServerInstance:
         self._has_server = False  # one is there, or about to be, that answers commands
         self._is_ready = False
         self._kill_at = math.inf
+        self._has_heard = threading.Event()  # what was said of the simulation last
         self._is_final_spoken = threading.Event()
         self._awaits_broker = False
         self._commands: deque[Responder] = deque(maxlen=COMMANDS_UNDER_WAY)
@@ -224,6 +228,7 @@ class SimulationServerInstance:
 
     def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
         message = LifecycleMessage.from_json(payload)
+        self._has_heard.set()
         if (
             message is not None
             and message.target_state.is_final
@@ -360,6 +365,8 @@ class SimulationServerInstance:
         self.is_running = False
         self._site.freed()
         stored = self._archiving.store(STORED_WITHIN_S, self.stored_late)
+        if self.is_leftover:
+            self._hear_earlier_words()
         journal = self.folder.read_journal()
         self._note_final_word(compose(self._site.node, self.record.incarnation, verdict, journal, stored))
         if self._archiving.is_safe:
@@ -378,13 +385,24 @@ class SimulationServerInstance:
             self._cloning.join()
             remove_folder(self.folder.path)
 
+    def _hear_earlier_words(self) -> None:
+        """Take note of a verdict that a gateway passed while there was no launcher: that one stands."""
+        self._await_broker()
+        self._has_heard.wait(HEARD_WITHIN_S)
+        while not self._news.empty():
+            self._next_news()
+
     def _await_delivery(self) -> None:
         """Wait until the final word is out: should this launcher end before, the next one finds it in the folder."""
+        self._await_broker()
+        self._site.bus.flush(DELIVERED_WITHIN_S)
+
+    def _await_broker(self) -> None:
         while not self._site.bus.is_connected:
             self._awaits_broker = True
             with suppress(BusUnavailable):
                 self._site.bus.wait_until_connected(BROKER_AWAY_S)
-        self._site.bus.flush(DELIVERED_WITHIN_S)
+        self._awaits_broker = False
 
     def _end_processes(self) -> None:
         """End what the server left running: below the spawner, or anybody's children when that is gone, too."""

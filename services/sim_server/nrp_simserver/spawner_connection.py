@@ -208,7 +208,7 @@ class SpawnerConnection:
                 how = describe_server_end(exit_code, reason)
                 self._note_end(incarnation, how, by_spawner=reason is not None)
             case PoolFault(reason=reason, retry_after_s=retry_after_s):
-                log.error("%s. The next one is started in %g s", reason, retry_after_s)
+                log.error("No server can be kept ready for launches; the next try is in %.0f s: %s", retry_after_s, reason)
             case AllTold():
                 self._owner.spawner_told_all(self)
 

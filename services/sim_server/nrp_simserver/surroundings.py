@@ -88,7 +88,7 @@ def _import_from(experiment: Path) -> None:
     sys.path[:0] = [str(experiment), str(nrp_shims.PATH)]
     sys.path_importer_cache.pop(str(experiment), None)  # whatever was found there before
     own = {path.stem for path in experiment.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    # The standard library is left alone: this server lives on it. Where nothing is shadowed no module is even looked at:
+    # The standard library is left alone: this server lives on it. Where nothing is shadowed no module is looked at, as
     # each look copies a page of memory that is shared with the process that this one was forked from.
     shadowed = {name for name in own - sys.stdlib_module_names - {"__main__"} if name in sys.modules}
     for name in [name for name in sys.modules if name.partition(".")[0] in shadowed] if shadowed else []:

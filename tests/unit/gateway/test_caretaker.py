@@ -175,6 +175,26 @@ def test_retained_messages_of_a_running_simulation_stay(installation: Installati
     assert len(installation.bus.retained) == len(RETAINED_LEAVES) + 1
 
 
+def test_last_will_of_a_server_without_a_simulation_goes_after_a_minute(installation: Installation) -> None:
+    for incarnation, will in (("idle", ServerPresence(online=False)), ("i", ServerPresence(online=False))):
+        installation.bus.publish(TOPICS.server_presence(incarnation), will, retain=True)
+        installation.bus.hear(TOPICS.server_presence(incarnation), will)
+    installation.launcher()
+    installation.let_pass(CLEANING_DELAY_S - 1)
+    assert len(installation.bus.retained) == 2
+    installation.let_pass(1.1)
+    assert list(installation.bus.retained) == [TOPICS.server_presence("i")]  # whose simulation is not finished
+
+
+def test_presence_of_a_server_that_came_back_stays(installation: Installation) -> None:
+    for online in (False, True):
+        presence = ServerPresence(online=online)
+        installation.bus.publish(TOPICS.server_presence("idle"), presence, retain=True)
+        installation.bus.hear(TOPICS.server_presence("idle"), presence)
+    installation.let_pass(10 * CLEANING_DELAY_S)
+    assert TOPICS.server_presence("idle") in installation.bus.retained
+
+
 def test_archives_that_come_later_are_cleaned_up_too(installation: Installation) -> None:
     installation.mirror.take(installation.record.id, report(installation.record, SimulationEvent.STOPPED, 2))
     installation.let_pass(CLEANING_DELAY_S + 1)
