@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from nrp_common.bus import Bus
 from nrp_common.clone_cache import CloneCache
 from nrp_common.storage_client import StorageClient
+from nrp_simserver import processes
 from nrp_simserver.settings import LauncherSettings
+from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
+from nrp_simserver.simulation_record import SimulationRecord
 from nrp_simserver.spawners import Spawners
 from nrp_simserver.spool import Spool
 
@@ -33,3 +36,37 @@ class LaunchSite:
     def node(self) -> str:
         """Who speaks the final word."""
         return f"nrp_launcher_{self.settings.launcher_name}"
+
+    def setup_of(self, record: SimulationRecord, folder: SimulationFolder) -> ServerSetup:
+        """All that the server of a simulation needs."""
+        settings, launch = self.settings, record.launch
+        return ServerSetup(
+            **settings.bus_access.model_dump(),
+            simulation_id=launch.simulation_id,
+            incarnation=record.incarnation,
+            folder=folder.path,
+            configuration=launch.configuration,
+            main_script=launch.main_script,
+            real_time_factor=launch.wishes.real_time_factor,
+            status_interval_s=settings.status_interval_s,
+            core=settings.core,
+            engine_processes=settings.engine_processes,
+            nrpcoresim=settings.nrpcoresim_options,
+        )
+
+    def end_processes(
+        self, incarnation: str, folder: SimulationFolder, server: int | None, spawner: int | None
+    ) -> None:
+        """End what a server left running: below its spawner, or anybody's children when that is gone, too.
+
+        Args:
+            incarnation: the server's.
+            folder: the simulation's.
+            server: the process id that it had, None when that is not known.
+            spawner: the process id of its spawner, likewise.
+        """
+        if spawner is not None and server is not None:
+            besides = self.servers() - {server}
+            processes.end_all(lambda: processes.left_behind(spawner, server, incarnation, folder.path, besides=besides))
+        if spawner is None or processes.has_ended(spawner):
+            processes.end_all(lambda: processes.marked({incarnation}))

@@ -249,6 +249,11 @@ class Launcher:
         if (instance := self._of_incarnation(incarnation)) is not None:
             instance.server_ended(how, by_spawner=by_spawner)
 
+    def spawner_ended(self, incarnation: str, how: str) -> None:
+        """The spawner of a simulation server has ended, and the server with it."""
+        if (instance := self._of_incarnation(incarnation)) is not None:
+            instance.spawner_ended(how)
+
     def _note_servers_not_found(self) -> None:
         """Every spawner of an earlier launcher has told of its servers."""
         for instance in self._all_instances():

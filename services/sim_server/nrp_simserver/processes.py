@@ -177,6 +177,20 @@ def has_ended(pid: int) -> bool:
     return True
 
 
+def await_end(pid: int, timeout: float) -> bool:
+    """Wait for the end of a process, which need not be a child. Returns whether it came within `timeout` seconds."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ending = select.poll()
+        ending.register(process, select.POLLIN)
+        return bool(ending.poll(timeout * 1000))
+    finally:
+        os.close(process)
+
+
 def _works_in(pid: int, folder: Path) -> bool:
     for link in ("cwd", "fd/1", "fd/2"):
         with suppress(OSError):

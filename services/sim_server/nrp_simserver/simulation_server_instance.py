@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from nrp_common.bus import Responder
@@ -32,8 +31,9 @@ from nrp_simserver.archives import size_of_logs, snapshot
 from nrp_simserver.archiving import Archiving
 from nrp_simserver.final_word import compose, speak
 from nrp_simserver.launch_site import LaunchSite
+from nrp_simserver.news import Cloned, Ended, News, Overruled, Spawned, StopAsked
 from nrp_simserver.server_end import ServerEnd, describe_server_end
-from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder, remove_folder
+from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import Intention, SimulationRecord, write_snapshot
 from nrp_simserver.spawner_connection import THE_SPAWNER
 from nrp_simserver.verdict import Verdict, verdict_on
@@ -60,44 +60,12 @@ HEARD_WITHIN_S: Final = 1.0
 DELIVERED_WITHIN_S: Final = 5.0
 """How long a broker that is there may take to acknowledge the final word."""
 
+ORDERS: Final = 3
+"""How often a server is ordered, when each time the spawner dies before it says that there is one."""
+
 NEVER_STARTED: Final = "The launcher ended before it had a simulation server started"
 
 SPAWNER_ENDED: Final = f"{THE_SPAWNER} ended while there was no launcher, and the simulation with it"
-
-
-# -- what an instance is told ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Cloned:
-    error: NRPError | OSError | None = None
-
-
-@dataclass(frozen=True)
-class _Spawned:
-    """The server runs."""
-
-
-@dataclass(frozen=True)
-class _Ended:
-    how: str
-    """In a sentence."""
-    by_spawner: bool = False
-    """Whether its spawner had it end."""
-
-
-@dataclass(frozen=True)
-class _StopAsked:
-    reason: str | None = None
-    """Why, when it was not the owner who asked."""
-
-
-@dataclass(frozen=True)
-class _Overruled:
-    by: LifecycleMessage
-
-
-_News = _Cloned | _Spawned | _Ended | _StopAsked | _Overruled
 
 
 class SimulationServerInstance:
@@ -122,7 +90,7 @@ class SimulationServerInstance:
         self._site = site
         self._topics = site.settings.topics
         self._archiving = Archiving(record, folder, site.spool, site.storage_for)
-        self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._spawner: int | None = None  # the process id of the spawner that the server is below
         self._cloning: threading.Thread | None = None
         self._has_server = False  # one is there, or about to be, that answers commands
@@ -167,7 +135,7 @@ class SimulationServerInstance:
     def server_spawned(self, pid: int, spawner: int) -> None:
         """The simulation server runs, below this spawner."""
         self.pid, self._spawner = pid, spawner
-        self._news.put(_Spawned())
+        self._news.put(Spawned())
 
     def server_not_found(self) -> None:
         """No spawner of an earlier launcher has the server any more: how it ended is in the folder, if anywhere."""
@@ -180,11 +148,15 @@ class SimulationServerInstance:
 
     def server_ended(self, how: str, *, by_spawner: bool = False) -> None:
         """There is no simulation server any more."""
-        self._news.put(_Ended(how, by_spawner))
+        self._news.put(Ended(how, by_spawner=by_spawner))
+
+    def spawner_ended(self, how: str) -> None:
+        """The spawner has ended that was to start the simulation server, and the server with it."""
+        self._news.put(Ended(how, with_spawner=True))
 
     def stop(self, reason: str) -> None:
         """Stop the simulation, although its owner did not ask for it."""
-        self._news.put(_StopAsked(reason))
+        self._news.put(StopAsked(reason))
 
     def stored_late(self, archives: Archives) -> None:
         """Tell where the archives are, which the final word could not."""
@@ -218,7 +190,7 @@ class SimulationServerInstance:
         """Take part in a stop, and answer what no server is there to answer."""
         journal = self.folder.read_journal()
         if command.event is CommandEvent.STOPPED:
-            self._news.put(_StopAsked())
+            self._news.put(StopAsked())
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
         elif not self._has_server:
             error = InvalidTransition(journal.state, command.event) if self.is_running else SimulationFinal()
@@ -235,7 +207,7 @@ class SimulationServerInstance:
             and message.source_node != self._site.node
             and message.incarnation in ("", self.record.incarnation)
         ):
-            self._news.put(_Overruled(message))
+            self._news.put(Overruled(message))
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
@@ -255,9 +227,9 @@ class SimulationServerInstance:
         self._cloning.start()
         while True:
             match self._next_news():
-                case _Cloned(error=None):
+                case Cloned(error=None):
                     break
-                case _Cloned(error=error):
+                case Cloned(error=error):
                     self._site.spawners.dismiss(self.record.incarnation)
                     return Verdict(SimulationEvent.FAILED, str(error), ErrorType.LOADING)
                 case _ if self.record.intention is not None:
@@ -266,11 +238,20 @@ class SimulationServerInstance:
         assert self._archiving.cloned is not None
         write_snapshot(self.folder, self._archiving.cloned)
         self._has_server = True
-        try:
-            self._site.spawners.spawn(self._setup())
-        except NRPError as error:
-            return Verdict(SimulationEvent.FAILED, str(error), ErrorType.LOADING)
-        return self._watch()
+        return self._verdict(self._run_server())
+
+    def _run_server(self) -> Ended:
+        """Have a server started, and wait for its end; started again when the order went down with a spawner."""
+        for _ in range(ORDERS):
+            try:
+                self._site.spawners.spawn(self._site.setup_of(self.record, self.folder))
+            except NRPError as error:
+                return Ended(str(error))
+            ended = self._watch()
+            if not ended.with_spawner or self.pid is not None or self.record.intention is not None:
+                break
+            processes.end_all(lambda: processes.marked({self.record.incarnation}))
+        return ended
 
     def _clone(self) -> None:
         launch = self.record.launch
@@ -279,28 +260,28 @@ class SimulationServerInstance:
             storage.clone(launch.experiment_id, self.folder.experiment, self._site.clone_cache)
             self._archiving.cloned = snapshot(self.folder.experiment)
         except (NRPError, OSError) as error:
-            self._news.put(_Cloned(error))
+            self._news.put(Cloned(error))
         else:
-            self._news.put(_Cloned())
+            self._news.put(Cloned())
 
     def _take_over(self) -> Verdict:
         while True:
             match self._next_news():
-                case _Spawned():
+                case Spawned():
                     log.info("Simulation %d runs on", self.simulation_id)
                     if self.record.intention is not None:
                         self._end_server(self.record.intention)
-                    return self._watch()
-                case _Ended() as ended:
+                    return self._verdict(self._watch())
+                case Ended() as ended:
                     return self._verdict(ended)
 
-    def _watch(self) -> Verdict:
+    def _watch(self) -> Ended:
         """Wait for the end of the server; see to it that it comes when it has to."""
         started_at = time.monotonic()
         while True:
             news = self._next_news()
-            if isinstance(news, _Ended):
-                return self._verdict(news)
+            if isinstance(news, Ended):
+                return news
             if time.monotonic() >= self._kill_at:
                 self._kill_at = math.inf
                 self._site.spawners.signal(self.record.incarnation, signal.SIGKILL)
@@ -309,21 +290,22 @@ class SimulationServerInstance:
                 if fault is not None:
                     self._intend(Intention(event=SimulationEvent.FAILED, reason=fault))
 
-    def _next_news(self) -> _News | None:
+    def _next_news(self) -> News | None:
         """What is new, taken note of; None when a while has passed without anything."""
+        kill_in = self._kill_at - time.monotonic()
         try:
-            news = self._news.get(timeout=max(0.0, min(CHECK_INTERVAL_S, self._kill_at - time.monotonic())))
+            news = self._news.get(timeout=min(CHECK_INTERVAL_S, kill_in) if kill_in > 0 else CHECK_INTERVAL_S)
         except queue.Empty:
             return None
         match news:
-            case _StopAsked():
+            case StopAsked():
                 self._have_stopped(news)
-            case _Overruled(by=message):
+            case Overruled(by=message):
                 self._note_final_word(message)
-                self._have_stopped(_StopAsked(message.reason))
+                self._have_stopped(StopAsked(message.reason))
         return news
 
-    def _have_stopped(self, asked: _StopAsked) -> None:
+    def _have_stopped(self, asked: StopAsked) -> None:
         if self.record.intention is None:
             self._intend(Intention(event=SimulationEvent.STOPPED, reason=asked.reason))
 
@@ -352,14 +334,14 @@ class SimulationServerInstance:
             return f"The simulation was not ready after {settings.initialise_timeout_s:g} s"
         return None
 
-    def _verdict(self, ended: _Ended) -> Verdict:
+    def _verdict(self, ended: Ended) -> Verdict:
         return verdict_on(self.record, self.folder, ended.how, by_spawner=ended.by_spawner)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _end(self, verdict: Verdict) -> None:
         """Leave nothing running, store what is to be kept, speak the final word, free the folder."""
-        self._end_processes()
+        self._site.end_processes(self.record.incarnation, self.folder, self.pid, self._spawner)
         self._has_server = False
         self.pid = None
         self.is_running = False
@@ -404,17 +386,6 @@ class SimulationServerInstance:
                 self._site.bus.wait_until_connected(BROKER_AWAY_S)
         self._awaits_broker = False
 
-    def _end_processes(self) -> None:
-        """End what the server left running: below the spawner, or anybody's children when that is gone, too."""
-        incarnation, spawner, server = self.record.incarnation, self._spawner, self.pid
-        if spawner is not None and server is not None:
-            besides = self._site.servers() - {server}
-            processes.end_all(
-                lambda: processes.left_behind(spawner, server, incarnation, self.folder.path, besides=besides)
-            )
-        if spawner is None or processes.has_ended(spawner):
-            processes.end_all(lambda: processes.marked({incarnation}))
-
     def _note_final_word(self, message: LifecycleMessage) -> None:
         """Have it spoken again, not another one, if this launcher dies now. The first one counts."""
         if self.record.final is None:
@@ -436,21 +407,3 @@ class SimulationServerInstance:
             bus.retain(topics.archives(self.simulation_id), stored)
         if final.source_node == self._site.node:
             speak(bus, topics, self.simulation_id, final, verdict, self.folder.read_journal())
-
-    # -- the server ----------------------------------------------------------------------------------------------------
-
-    def _setup(self) -> ServerSetup:
-        settings, launch = self._site.settings, self.record.launch
-        return ServerSetup(
-            simulation_id=launch.simulation_id,
-            incarnation=self.record.incarnation,
-            folder=self.folder.path,
-            configuration=launch.configuration,
-            main_script=launch.main_script,
-            real_time_factor=launch.wishes.real_time_factor,
-            **settings.bus_access.model_dump(),
-            status_interval_s=settings.status_interval_s,
-            core=settings.core,
-            engine_processes=settings.engine_processes,
-            nrpcoresim=settings.nrpcoresim_options,
-        )

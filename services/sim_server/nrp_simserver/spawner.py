@@ -30,6 +30,7 @@ from typing import Final
 import nrp_shims
 from nrp_simserver import pooled_server, processes
 from nrp_simserver.cores.embedded.imports import Imports
+from nrp_simserver.launcher_connection import LauncherConnection
 from nrp_simserver.server_end import ServerEnd, describe_exit, last_words
 from nrp_simserver.server_pool import IdleServer, ServerPool
 from nrp_simserver.simulation_folder import BusAccess, ServerSetup, SimulationFolder
@@ -42,8 +43,8 @@ from nrp_simserver.spawner_protocol import (
     Hello,
     Idle,
     IdleGone,
-    Lines,
     NotSpawned,
+    Order,
     PoolFault,
     Prepare,
     Report,
@@ -51,8 +52,6 @@ from nrp_simserver.spawner_protocol import (
     Signal,
     Spawn,
     Spawned,
-    order_in,
-    to_line,
 )
 
 log = logging.getLogger(__name__)
@@ -115,9 +114,7 @@ class Spawner:
         self._listener = listener
         self._identity = identity
         self._log_file = log_file
-        self._launcher: socket.socket | None = None
-        self._orders = Lines()
-        self._unsent = bytearray()
+        self._launcher: LauncherConnection | None = None
         self._events = selectors.DefaultSelector()
         self._signals, self._wake = socket.socketpair()
         for each in (self._signals, self._wake, listener):
@@ -196,12 +193,10 @@ class Spawner:
         except OSError:  # it has gone again
             return
         if self._launcher is not None:  # it has gone, and this one is not to miss what it ordered last
-            self._take_orders()
-            self._lose_launcher()
-        connection.setblocking(False)
-        self._launcher = connection
-        self._orders = Lines()
-        self._events.register(connection, selectors.EVENT_READ, self._talk)
+            self._launcher.take_orders()
+        if self._launcher is not None:
+            self._launcher.close()
+        self._launcher = LauncherConnection(connection, self._events, self._obey, self._lose_launcher)
         self._report(Hello(pid=os.getpid(), identity=self._identity, is_retired=self._is_retired))
         for pid, server in self._servers.items():
             self._report(Spawned(incarnation=server.incarnation, pid=pid))
@@ -210,62 +205,25 @@ class Spawner:
         self._report(AllTold())
 
     def _lose_launcher(self) -> None:
-        if self._launcher is not None:
-            self._events.unregister(self._launcher)
-            self._launcher.close()
-            self._launcher = None
-            self._unsent.clear()
-            self._alone_since = time.monotonic()
-
-    def _talk(self) -> None:
-        if self._unsent:
-            self._send()
-        self._take_orders()
+        self._launcher = None
+        self._alone_since = time.monotonic()
 
     def _report(self, report: Report) -> None:
-        """Tell the launcher, when there is one; as soon as it listens."""
         if self._launcher is not None:
-            self._unsent += to_line(report)
-            self._send()
+            self._launcher.report(report)
 
-    def _send(self) -> None:
-        assert self._launcher is not None
-        try:
-            with suppress(BlockingIOError):
-                del self._unsent[: self._launcher.send(self._unsent)]
-        except OSError:
-            self._lose_launcher()
-        else:
-            waiting_for = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
-            if self._events.get_key(self._launcher).events != waiting_for:
-                self._events.modify(self._launcher, waiting_for, self._talk)
-
-    def _take_orders(self) -> None:
-        if self._launcher is None:
-            return
-        try:
-            received = self._launcher.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            received = b""
-        for line in self._orders.add(received):
-            self._take_order(line)
-        if not received:
-            self._lose_launcher()
-
-    def _take_order(self, line: bytes) -> None:
-        match order_in(line):
+    def _obey(self, order: Order) -> None:
+        match order:
             case Spawn(setup=setup):
                 self._spawn(setup)
             case Signal(incarnation=incarnation, number=number):
                 for pid, server in self._servers.items():
                     if server.incarnation == incarnation:
                         os.kill(pid, number)
-            case Prepare() as prepare:
-                self._prepared = prepare
-                size = 0 if self._is_retired else prepare.idle_servers
-                for idle in self._pool.prepare(size, prepare.bus):
+            case Prepare():
+                self._prepared = order
+                size = 0 if self._is_retired else order.idle_servers
+                for idle in self._pool.prepare(size, order.bus):
                     self._dismiss(idle)
             case Dismiss(incarnation=incarnation):
                 if (unneeded := self._pool.take(incarnation)) is not None:
@@ -274,8 +232,6 @@ class Spawner:
                 self._retire()
             case End():
                 self._is_over = True
-            case None:
-                log.warning("Passed over an order of another version: %.200r", line)
 
     def _retire(self) -> None:
         self._is_retired = True

@@ -60,6 +60,9 @@ class Listener(Protocol):
             by_spawner: whether it was its spawner that had it end.
         """
 
+    def spawner_ended(self, incarnation: str, how: str) -> None:
+        """The spawner of a simulation server has ended, and the server with it, if it had started it at all."""
+
 
 class Owner(Protocol):
     """Who is told about the spawner itself, likewise."""
@@ -208,7 +211,7 @@ class SpawnerConnection:
                 how = describe_server_end(exit_code, reason)
                 self._note_end(incarnation, how, by_spawner=reason is not None)
             case PoolFault(reason=reason, retry_after_s=retry_after_s):
-                log.error("No server can be kept ready for launches; the next try is in %.0f s: %s", retry_after_s, reason)
+                log.error("No server can be kept ready for launches; next try in %.0f s: %s", retry_after_s, reason)
             case AllTold():
                 self._owner.spawner_told_all(self)
 
@@ -226,13 +229,15 @@ class SpawnerConnection:
         if not self._is_closed and (lost or self.hello is None):
             log.error("%s%s", reason, last_words(self._folder.log))
         for incarnation in lost:
-            self._listener.server_ended(incarnation, reason)
+            self._listener.spawner_ended(incarnation, reason)
         self._folder.remove()
         self._owner.spawner_told_all(self)
         self._owner.spawner_is_gone(self)
 
     def _ending(self) -> str:
         if self._process is None:
+            if self.hello is not None:
+                processes.await_end(self.hello.pid, END_TIMEOUT_S)
             return "has ended"
         try:
             return describe_exit(self._process.wait(END_TIMEOUT_S))
