@@ -471,6 +471,30 @@ def test_a_clone_fetches_a_file_that_was_cut_off_again(
     assert contents(tmp_path / "first") == contents(tmp_path / "second") == as_bytes(EXPERIMENT)
 
 
+def test_of_many_clones_at_once_one_fetches_each_file(
+    proxy: StorageServer, patient: StorageClient, tmp_path: Path
+) -> None:
+    cache = CloneCache(tmp_path / "cache")
+    clones = [tmp_path / str(n) for n in range(20)]
+    with ThreadPoolExecutor(len(clones)) as pool:
+        list(pool.map(lambda clone: patient.clone("demo", clone, cache), clones))
+    for clone in clones:
+        assert contents(clone) == as_bytes(EXPERIMENT)
+    for name in EXPERIMENT:
+        assert proxy.count(path=f"/storage/demo/{name}") == 1
+
+
+def test_clone_goes_on_when_the_one_that_fetched_fails(
+    proxy: StorageServer, owner: StorageClient, tmp_path: Path
+) -> None:
+    cache = CloneCache(tmp_path / "cache")
+    proxy.answer(500, path="data.bin", times=1)
+    with ThreadPoolExecutor(4) as pool:
+        clones = [pool.submit(owner.clone, "demo", tmp_path / str(n), cache) for n in range(4)]
+    assert sum(clone.exception() is not None for clone in clones) == 1
+    assert sum(contents(tmp_path / str(n)) == as_bytes(EXPERIMENT) for n in range(4)) == 3
+
+
 def test_a_clone_of_which_one_file_fails_fails(proxy: StorageServer, owner: StorageClient, tmp_path: Path) -> None:
     proxy.answer(500, path="engine.py")
     with pytest.raises(StorageUnavailable, match=r"engine\.py"):

@@ -19,6 +19,7 @@ def test_without_any_it_serves_the_gateway_on_this_machine() -> None:
     assert settings.capacity is None
     assert (settings.stop_grace_s, settings.initialise_timeout_s) == (5, 600)
     assert (settings.core, settings.log_limit_mb, settings.python) == ("auto", 512, None)
+    assert (settings.idle_servers, settings.on_shutdown, settings.orphaned_s) == (2, "stop", 600)
 
 
 def test_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
