@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import sys
@@ -99,6 +100,8 @@ class Stack:
         environment = {
             "NRP_SECRET_KEY": secrets.token_hex(32),
             "NRP_DATA_DIRECTORY": str(options.data),
+            # Nobody is there to start another launcher; a simulation ends with this one, whatever ends it.
+            "NRP_ORPHANED_S": os.environ.get("NRP_ORPHANED_S", "0"),
             **options.environment,
             "NRP_MQTT_BROKER_ADDRESS": self.mqtt5,
             "NRP_NRPCORESIM_BROKER": self.mqtt,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from pathlib import Path
@@ -28,6 +27,10 @@ def with_a_running_simulation(stack: RunningStack) -> int:
     number: int = stack.post("/simulation", {"experimentID": "spiking_pendulum"}).json()["simulationID"]
     assert stack.put_state(number, "started").status_code == 200
     return number
+
+
+def of_service(family: list[psutil.Process], name: str) -> psutil.Process:
+    return next(process for process in family if name in process.cmdline())
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -78,11 +81,20 @@ def test_a_port_asked_for_and_taken_is_bad_usage(tmp_path: Path, stack: RunningS
 def test_a_service_that_dies_ends_the_stack_with_its_last_words(tmp_path: Path) -> None:
     stack = start_stack(tmp_path, "mosquitto")
     family = family_of(stack)
-    gateway = next(process for process in family if "gateway" in process.cmdline())
-    os.kill(gateway.pid, signal.SIGKILL)
+    of_service(family, "gateway").kill()
     assert stack.process.wait(timeout=90) == 1
     end_stack(stack)
     assert still_running(family) == []
+
+
+def test_nothing_outlives_a_launcher_that_dies(tmp_path: Path) -> None:
+    stack = start_stack(tmp_path, "mosquitto")
+    with_a_running_simulation(stack)
+    family = family_of(stack)
+    of_service(family, "launcher").kill()
+    assert stack.process.wait(timeout=90) == 1
+    wait_until(lambda: not still_running(family), timeout=30)
+    end_stack(stack)
 
 
 def test_facing_a_network_without_authentication_is_refused(tmp_path: Path, stack: RunningStack) -> None:

@@ -129,6 +129,22 @@ def test_those_of_a_killed_launcher_serve_the_next_one(launchers: Launchers) -> 
     assert launcher.paused().incarnation in idle
 
 
+def test_one_that_was_reserved_by_a_killed_launcher_serves_no_other_simulation(launchers: Launchers) -> None:
+    launcher = launchers.running(idle_servers=1)
+    [incarnation] = await_idle(launcher, 1)
+    launcher.storage.hang("/storage/")
+    reserved = launcher.launch()
+    assert reserved.incarnation == incarnation
+    launcher.kill()
+    launcher.storage.heal()
+    launcher.restart()
+    other = launcher.paused()
+    assert other.incarnation != incarnation
+    assert reserved.await_final()["event"] == "failed"
+    other.command("stopped")
+    assert other.await_final()["event"] == "stopped"
+
+
 def test_those_of_other_settings_are_let_go_by_the_next_launcher(launchers: Launchers) -> None:
     launcher = launchers.running(idle_servers=1)
     idle = await_idle(launcher, 1)

@@ -216,6 +216,16 @@ def test_without_a_next_one_simulations_end_by_themselves_and_a_later_one_stores
     assert_stored_and_nothing_left(*simulations)
 
 
+def test_simulations_that_are_not_to_outlive_it_end_at_once(launchers: Launchers) -> None:
+    launcher = launchers.running(orphaned_s=0)
+    simulations = [launcher.started(), launcher.paused()]
+    launcher.kill()
+    wait_until(lambda: not launcher.spawners)
+    launcher.restart()
+    assert final_words(*simulations) == [("failed", "The launcher ended, and the simulation with it")] * 2
+    assert_stored_and_nothing_left(*simulations)
+
+
 @pytest.mark.parametrize("who", ["launcher first", "spawner first"])
 def test_when_its_spawner_is_killed_too_the_next_one_fails_its_simulations_and_stores_their_logs(
     launchers: Launchers, who: str

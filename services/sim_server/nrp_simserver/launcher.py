@@ -236,6 +236,10 @@ class Launcher:
 
     # -- the spawners' reports -----------------------------------------------------------------------------------------
 
+    def is_taken(self, incarnation: str) -> bool:
+        """Whether a simulation has this incarnation."""
+        return self._of_incarnation(incarnation) is not None
+
     def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
         """A simulation server runs."""
         if (instance := self._of_incarnation(incarnation)) is not None:

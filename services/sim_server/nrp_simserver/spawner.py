@@ -177,7 +177,10 @@ class Spawner:
 
     def _desert(self) -> None:
         """Have the servers stop: nobody would ever take care of them."""
-        reason = f"No launcher came for {self._orphaned_s:g} s, and the simulation was ended"
+        if self._orphaned_s:
+            reason = f"No launcher came for {self._orphaned_s:g} s, and the simulation was ended"
+        else:
+            reason = "The launcher ended, and the simulation with it"
         log.error("No launcher came for %g s: ending %d servers", self._orphaned_s, len(self._servers))
         self._retire()
         self._kill_at = time.monotonic() + (0.0 if self._prepared is None else self._prepared.stop_grace_s)

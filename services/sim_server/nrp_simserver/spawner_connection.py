@@ -16,6 +16,7 @@ from nrp_simserver.server_end import describe_exit, describe_server_end, last_wo
 from nrp_simserver.spawner_folder import SpawnerFolder
 from nrp_simserver.spawner_protocol import (
     AllTold,
+    Dismiss,
     End,
     Ended,
     Hello,
@@ -47,6 +48,9 @@ class SpawnerUnavailable(NRPError):
 
 class Listener(Protocol):
     """Who is told what spawners report. Called in their connections' threads: must not take long."""
+
+    def is_taken(self, incarnation: str) -> bool:
+        """Whether a simulation has this incarnation, so that no other one may have it."""
 
     def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
         """A simulation server runs: its process, and that of the spawner it is below."""
@@ -194,6 +198,10 @@ class SpawnerConnection:
 
     def _hand_on(self, report: Report) -> None:
         match report:
+            case Idle(incarnation=incarnation) if self._listener.is_taken(incarnation):
+                # An earlier launcher reserved it, and had no time to use it.
+                with suppress(SpawnerUnavailable):
+                    self.send(Dismiss(incarnation=incarnation))
             case Idle(incarnation=incarnation):
                 with self._lock:
                     self._idle.append(incarnation)
