@@ -11,6 +11,7 @@ from benchmarks.engine_processes import measure_engine_processes
 from benchmarks.environment_steps import measure_environment
 from benchmarks.figures import Figure, table
 from benchmarks.fleet import measure_fleet
+from benchmarks.launch_phases import measure_phases
 from benchmarks.nest_steps import measure_nest
 from benchmarks.nrpcoresim_steps import measure_nrpcoresim
 from benchmarks.robot import measure_robot
@@ -46,6 +47,7 @@ def main() -> None:
             figures += measure_commands(client, witness, broker, repeats)
             figures += measure_streaming(client, stack.mqtt, broker)
             if broker == brokers[0]:
+                figures += measure_phases(client, stack.mqtt, broker, repeats)
                 figures += measure_reads(client)
                 for size in FLEETS[:-1] if arguments.quick else FLEETS:
                     figures += measure_fleet(client, witness, size)

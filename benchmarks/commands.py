@@ -31,7 +31,7 @@ def measure_commands(client: RestClient, witness: Witness, broker: str, repeats:
         stops.append(time.perf_counter() - began)
         assert reached == "stopped", reached
         assert client.simulation(simulation_id)["logs"] != "pending"
-    launch_target = "250 ms" if broker == "mosquitto" else "400 ms"
+    launch_target = "30 ms" if broker == "mosquitto" else "250 ms"
     return [
         Figure(f"POST until `paused` is on the bus ({broker})", milliseconds(launches), "1650 ms", launch_target),
         Figure(f"PUT started until answered ({broker})", milliseconds(starts), "up to 1 s", "10 ms"),

@@ -10,10 +10,13 @@ from benchmarks.figures import Figure, milliseconds
 from benchmarks.stack_under_test import PACED_SCRIPT, Witness
 from nrp_cli.rest_client import RestClient
 
+SETTLED_WITHIN_S = 5.0
+
 
 def measure_fleet(client: RestClient, witness: Witness, size: int) -> list[Figure]:
     """Launch `size` simulations, run them all in real time, command each, stop each."""
     before = _memory_of_children()
+    processes = _number_of_children()
     launches, starts, pauses, stops = [], [], [], []
     fleet = []
     for _ in range(size):
@@ -21,6 +24,7 @@ def measure_fleet(client: RestClient, witness: Witness, size: int) -> list[Figur
         simulation_id = client.launch("endless", main_script=PACED_SCRIPT)["simulationID"]
         launches.append(witness.when(simulation_id, "paused") - began)
         fleet.append(simulation_id)
+    _await_children(processes + size)  # idle servers take the places of those that are in use now
     added = (_memory_of_children() - before) / size
     for times, state in ((starts, "started"), (pauses, "paused"), (stops, "stopped")):
         for simulation_id in fleet:
@@ -46,3 +50,14 @@ def _memory_of_children() -> int:
         except psutil.NoSuchProcess:
             continue
     return total
+
+
+def _number_of_children() -> int:
+    return len(psutil.Process().children(recursive=True))
+
+
+def _await_children(number: int) -> None:
+    deadline = time.monotonic() + SETTLED_WITHIN_S
+    while _number_of_children() < number and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(SETTLED_WITHIN_S / 10)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import paho.mqtt.client as mqtt
@@ -34,10 +35,13 @@ class _Observer:
 
     def take(self, topic: str, payload: bytes) -> None:
         now = time.perf_counter()
-        if payload and (event := _event(topic, json.loads(payload))) is not None:
-            with self._changed:
-                self.seen.setdefault(event, now)
-                self._changed.notify_all()
+        if payload and (event := _event(topic, payload)) is not None:
+            self.note(event, now)
+
+    def note(self, event: str, when: float = 0.0) -> None:
+        with self._changed:
+            self.seen.setdefault(event, when)
+            self._changed.notify_all()
 
     def wait_for(self, event: str) -> None:
         with self._changed:
@@ -45,7 +49,11 @@ class _Observer:
                 raise TimeoutError(f"'{event}' was never seen")
 
 
-def _event(topic: str, message: dict[str, object]) -> str | None:
+def _event(topic: str, payload: bytes) -> str | None:
+    try:
+        message = json.loads(payload)
+    except ValueError:  # streamed data
+        return None
     match topic.split("/"):
         case ["nrp_launcher", _, "launch"]:
             return "launch asked"
@@ -62,26 +70,37 @@ def _event(topic: str, message: dict[str, object]) -> str | None:
     return None
 
 
-def measure_phases(
-    client: RestClient, broker: str, subscribe: Callable[[mqtt.Client], None], repeats: int
-) -> list[Figure]:
+def measure_phases(client: RestClient, mqtt_address: str, broker: str, repeats: int) -> list[Figure]:
     """Launch one simulation after the other."""
     times: dict[str, list[float]] = {event: [] for event, _ in PHASES}
+    with _observer(mqtt_address) as observer:
+        for _ in range(repeats):
+            observer.seen.clear()
+            before = time.perf_counter()
+            simulation_id = client.launch("endless")["simulationID"]
+            observer.seen["answered"] = time.perf_counter()
+            observer.wait_for("paused")
+            observer.wait_for("server there")
+            for event, _ in PHASES:
+                times[event].append(observer.seen[event] - before)
+                before = observer.seen[event]
+            client.set_state(simulation_id, "stopped")
+    return [Figure(f"of a launch: {what} ({broker})", milliseconds(times[event])) for event, what in PHASES]
+
+
+@contextmanager
+def _observer(mqtt_address: str) -> Iterator[_Observer]:
     observer = _Observer()
     watcher = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     watcher.on_message = lambda _client, _userdata, message: observer.take(message.topic, message.payload)
-    subscribe(watcher)
-    for _ in range(repeats):
-        observer.seen.clear()
-        began = time.perf_counter()
-        simulation_id = client.launch("endless")["simulationID"]
-        observer.seen["answered"] = time.perf_counter()
-        observer.wait_for("paused")
-        observer.wait_for("server there")
-        for event, _ in PHASES:
-            times[event].append(observer.seen[event] - began)
-            began = observer.seen[event]
-        client.set_state(simulation_id, "stopped")
-    watcher.disconnect()
-    watcher.loop_stop()
-    return [Figure(f"launch: {what} ({broker})", milliseconds(times[event])) for event, what in PHASES]
+    watcher.on_subscribe = lambda *_: observer.note("subscribed")
+    host, port = mqtt_address.split(":")
+    watcher.connect(host, int(port))
+    watcher.subscribe("#")
+    watcher.loop_start()
+    observer.wait_for("subscribed")
+    try:
+        yield observer
+    finally:
+        watcher.disconnect()
+        watcher.loop_stop()

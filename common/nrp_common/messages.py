@@ -163,7 +163,7 @@ class ServerPresence(Message):
 
     online: bool
     simulation_id: int | None = None
-    """Of the simulation that it runs."""
+    """Of the simulation that it runs, null when it waits for one, and in a last will."""
 
 
 class LauncherPresence(Message):

@@ -219,6 +219,6 @@ def test_the_last_state_and_status_are_retained(servers: SimulationServers, brok
         wait_until(lambda: late.on(simulation.topics.lifecycle(simulation.id)))
         wait_until(lambda: late.on(simulation.topics.status(simulation.id)))
         assert late.on(simulation.topics.lifecycle(simulation.id))[0].json["target_state"] == "paused"
-        assert late.on(simulation.topics.status(simulation.id))[0].json["state"] == "paused"
+        wait_until(lambda: late.on(simulation.topics.status(simulation.id))[-1].json["state"] == "paused")
     finally:
         late.close()
