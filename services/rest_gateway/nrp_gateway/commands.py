@@ -63,13 +63,10 @@ class Commands:
             Unreachable: there is nobody left to answer.
             BusUnavailable: the broker cannot be reached.
         """
-        try:
-            is_needed = _is_needed(event, record)
-        except InvalidTransition:  # perhaps another gateway has heard more
+        if not self._seems_needed(event, record):  # perhaps another gateway has heard more
             record = self._mirror.read_again(record.id) or record
-            is_needed = _is_needed(event, record)
-        if not is_needed:
-            return record.state
+            if not _is_needed(event, record):
+                return record.state
         if event is CommandEvent.STOPPED:
             return self._stop(record)
         reply = self._ask(record, event, iterations, _TIMEOUTS[event])
@@ -77,6 +74,12 @@ class Commands:
             return self._state_after_refusal(record, reply)
         self._mirror.note_reply(record, reply)
         return reply.state or record.state
+
+    def _seems_needed(self, event: CommandEvent, record: SimulationRecord) -> bool:
+        try:
+            return _is_needed(event, record)
+        except InvalidTransition:
+            return False
 
     def remove(self, record: SimulationRecord) -> None:
         """Stop a simulation where it runs, and forget it. One that cannot be stopped is given up.

@@ -335,6 +335,10 @@ def _found(path: SimulationPath, gateway: Gateway) -> SimulationRecord:
     digits = path.simulation_id
     is_id = digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ID))
     record = gateway.mirror.get(int(digits)) if is_id else None
+    if (
+        record is not None and record.state is SimulationState.CREATED
+    ):  # another gateway may have heard that it is ready
+        record = gateway.mirror.read_again(record.id)
     if record is None:
         raise SimulationNotFound
     return record
