@@ -20,8 +20,8 @@ from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from tests.nrpcoresim import behave, calls, install
 
-STEPS = 500
-ROUNDS = 15
+STEPS = 100
+ROUNDS = 75
 
 
 def measure_nrpcoresim() -> list[Figure]:
