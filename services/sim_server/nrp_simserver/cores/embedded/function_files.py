@@ -17,12 +17,9 @@ from nrp_simserver.cores.embedded.functions import (
     misuse,
     start_declarations,
 )
-from nrp_simserver.cores.embedded.surroundings import import_from_beside
+from nrp_simserver.cores.embedded.surroundings import FUNCTIONS, import_from_beside
 
 logger = logging.getLogger(__name__)
-
-_MODULE = "nrp_functions"
-"""What functions find as their `__name__`."""
 
 
 def load_functions(configuration: SimulationConfiguration, folder: Path) -> list[Function]:
@@ -48,8 +45,8 @@ def load_status_function(configuration: SimulationConfiguration, folder: Path, m
 
 def functions_module() -> ModuleType:
     """The module whose globals all functions of an experiment share, empty."""
-    module = ModuleType(_MODULE)
-    sys.modules[_MODULE] = module
+    module = ModuleType(FUNCTIONS)
+    sys.modules[FUNCTIONS] = module
     return module
 
 

@@ -23,8 +23,14 @@ from nrp_simserver.cores.embedded.imports import Imports
 
 GeneratorT = TypeVar("GeneratorT", bound=Generator)
 
+FUNCTIONS = "nrp_functions"
+"""The name of the module whose globals all functions share."""
+
 _SCRIPT = "nrp_engine_"
-"""Begins the names of engines' modules. They differ, so that these modules need not be kept apart."""
+"""Begins the names of engines' modules."""
+
+_DIFFERENT = (_SCRIPT, FUNCTIONS)
+"""Names that no two occupants have: these modules need not be kept apart, which would cost something in every step."""
 
 
 class Occupant:
@@ -112,7 +118,7 @@ class Surroundings:
         self._leave_path()
         if Surroundings._first_on_path is self:
             Surroundings._first_on_path = None
-        for name in [name for name in sys.modules if name.startswith(_SCRIPT)]:
+        for name in [name for name in sys.modules if name.startswith(_DIFFERENT)]:
             del sys.modules[name]
 
     def _take_path(self) -> None:
@@ -182,7 +188,7 @@ class Surroundings:
         """The present occupant has imported something: what is of the experiment's folder is its own."""
         own = {name: sys.modules[name] for name in self._present.modules if name in sys.modules}
         new = self._imports.new()
-        own |= {name: new[name] for name in new if not name.startswith(_SCRIPT) and self._is_own(new[name])}
+        own |= {name: new[name] for name in new if not name.startswith(_DIFFERENT) and self._is_own(new[name])}
         self._present.modules = own
         if "numpy.random" in sys.modules and not any(isinstance(known, NumpyGenerator) for known in self._generators):
             generator = self._watched(NumpyGenerator())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pybullet
@@ -73,6 +74,19 @@ class _Joint(NamedTuple):
     strongest: float
 
 
+class _Motors(NamedTuple):
+    """Those of a body: what pybullet wants to know of all of its movable joints."""
+
+    joints: list[_Joint]
+    numbers: list[int]
+    strongest: list[float]
+
+    @classmethod
+    def of(cls, joints: list[_Joint]) -> Self:
+        """Those of these joints."""
+        return cls(joints, [joint.number for joint in joints], [joint.strongest for joint in joints])
+
+
 ElementT = TypeVar("ElementT", _Link, _Joint)
 
 
@@ -127,9 +141,9 @@ class BulletSimulator(Simulator):
         self.client.setGravity(0.0, 0.0, GRAVITY)
         bodies = _Bodies(self.client, [loaded] if isinstance(loaded, int) else loaded)
         self._movable = {name: joint for name, joint in bodies.joints.items() if joint.is_movable}
-        self._movable_of: dict[int, list[_Joint]] = defaultdict(list)
-        for joint in self._movable.values():
-            self._movable_of[joint.body].append(joint)
+        self._motors = {
+            body: _Motors.of(list(joints)) for body, joints in groupby(self._movable.values(), lambda joint: joint.body)
+        }
         self._torques: dict[int, dict[int, float]] = defaultdict(dict)
         self._loose: set[_Joint] = set()
         self._origins: dict[int, Any] = {}
@@ -204,27 +218,27 @@ class BulletSimulator(Simulator):
     def _command_all(self, action: Any) -> None:
         """Tell every joint its number: as `_command` does, which takes longer as it goes from joint to joint."""
         try:
-            values = np.asarray(action, dtype=float)
+            values = [] if isinstance(action, str) else [float(value) for value in action]
         except (TypeError, ValueError):
-            values = np.empty(0)
-        if values.shape != (len(self._movable),) or not np.isfinite(values).all():
+            values = []
+        if len(values) != len(self._movable) or not math.isfinite(sum(values)):
             raise ValueError(
                 f"the action has to be a list of {len(self._movable)} finite numbers, one a joint (these are:"
                 f" {', '.join(self._movable) or 'none'}), or a dict of joints' names and what they are to do;"
                 f" it is {action!r}"
             )
-        for body, joints in self._movable_of.items():
-            numbers = [joint.number for joint in joints]
-            targets, values = values[: len(joints)].tolist(), values[len(joints) :]
-            if self.control == "torque":
-                self._loosen(joints)
-                self._torques[body] = dict(zip(numbers, targets, strict=True))
+        first = 0
+        for body, motors in self._motors.items():
+            targets = values[first : first + len(motors.numbers)]
+            first += len(motors.numbers)
+            if self._control == "torque":
+                self._loosen(motors.joints)
+                self._torques[body] = dict(zip(motors.numbers, targets, strict=True))
                 continue
-            self._torques[body].clear()
-            self._loose.difference_update(joints)
-            target = "targetPositions" if self.control == "position" else "targetVelocities"
-            strongest = [joint.strongest for joint in joints]
-            self._set_motors(body, numbers, _MODES[self.control], forces=strongest, **{target: targets})
+            self._torques.pop(body, None)
+            self._loose.difference_update(motors.joints)
+            target = {"targetPositions" if self._control == "position" else "targetVelocities": targets}
+            self._set_motors(body, motors.numbers, _MODES[self._control], forces=motors.strongest, **target)
 
     def _command(self, commands: Iterable[tuple[str, Any]]) -> None:
         motors: dict[tuple[int, int], list[tuple[int, float, float, float]]] = defaultdict(list)
