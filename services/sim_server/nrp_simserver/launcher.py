@@ -117,7 +117,9 @@ class Launcher:
 
     def run_until(self, signals: Collection[signal.Signals]) -> None:
         """Work until one of these signals comes, which have to be blocked."""
-        while signal.sigtimedwait(signals, ROUND_S) is None:
+        # Interrupted by something else than a signal that it waits for (a process that is stopped and continued),
+        # CPython's call returns what happened to be in memory.
+        while (come := signal.sigtimedwait(signals, ROUND_S)) is None or come.si_signo not in signals:
             self._forget_ended()
 
     def close(self) -> None:
