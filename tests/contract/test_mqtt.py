@@ -110,7 +110,7 @@ def test_progress_is_not_retained_and_has_no_state(servers: SimulationServers) -
     simulation = servers.paused()
     messages = simulation.wire.on(simulation.topics.status(simulation.id))
     assert all("state" not in message.json for message in messages if "progress" in message.json)
-    assert simulation.statuses[-1]["state"] == "paused"
+    wait_until(lambda: simulation.statuses and simulation.statuses[-1]["state"] == "paused")
 
 
 # -- lifecycle -------------------------------------------------------------------------------------------------------
