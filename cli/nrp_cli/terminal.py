@@ -31,8 +31,8 @@ STATE_COLOURS = {
     "failed": "red",
 }
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-errors = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 def complain(message: str) -> None:
