@@ -154,6 +154,15 @@ CHANNELS = (
         (messages.Collect,),
     ),
     Channel(
+        _topics.inquiry("{launcher}"),
+        "Asks how a launcher and its machine are: for `nrp doctor`.",
+        "anybody",
+        "launcher",
+        0,
+        False,
+        (messages.Inquiry,),
+    ),
+    Channel(
         _topics.reply("{gateway}"),
         "Answers to a gateway's requests, told apart by `correlation`.",
         "simulation server, launcher",

@@ -40,6 +40,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from nrp_common import tracing
 from nrp_common.errors import BusUnavailable, CommandTimeout
 from nrp_common.messages import Message, Refusal, Reply, Request
 from nrp_common.outgoing import Outgoing
@@ -120,6 +121,22 @@ class _Asker:
         return None if topic is None or correlation is None else cls(topic, correlation)
 
 
+@dataclass
+class BusCounts:
+    """What befell a connection so far. Only ever counts up.
+
+    Attributes:
+        reconnects: connections after the first one.
+        dropped_outgoing: messages of this process that the broker never got: at QoS 0 while it was away, at QoS 1 when
+            too many waited for it, streamed data also while it was slow.
+        dropped_incoming: messages that were not handled since too many waited already.
+    """
+
+    reconnects: int = 0
+    dropped_outgoing: int = 0
+    dropped_incoming: int = 0
+
+
 class Responder:
     """Answers one request. May be handed to another thread."""
 
@@ -177,6 +194,9 @@ class Bus:
         will: what the broker says when this process is lost.
         on_connected: called in the bus's thread after each connection, before the first message that comes over it.
         protocol: of MQTT. Brokers of others may know 3.1.1 only; then nobody can be answered by MQTT 5 properties.
+
+    Attributes:
+        counts: what befell the connection so far.
     """
 
     def __init__(
@@ -190,10 +210,12 @@ class Bus:
         protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5,
     ) -> None:
         self.broker = broker
+        self.counts = BusCounts()
         self.client_id = f"nrp_{name}_{uuid.uuid4().hex}"
         self._reply_topic = reply_topic
         self._on_connected = on_connected
         self._connected = threading.Event()
+        self._was_connected = False
         self._obstacle: str | None = None
         self._closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
@@ -255,6 +277,11 @@ class Bus:
         """Whether there is a connection at this moment, as far as is known."""
         return self._connected.is_set()
 
+    @property
+    def unhandled(self) -> int:
+        """How many messages have arrived and wait for their handlers."""
+        return self._work.qsize()
+
     def flush(self, timeout: float) -> None:
         """Wait until what was published is delivered (QoS 1: acknowledged), at most `timeout` seconds.
 
@@ -290,6 +317,8 @@ class Bus:
             self._note_obstacle(f"it says {reason}")
             return
         self._obstacle = None
+        self.counts.reconnects += self._was_connected
+        self._was_connected = True
         if self._on_connected is not None:
             self._work.put((self._on_connected, ()))
         # Under the lock, so that a handler added meanwhile is subscribed here or by whoever adds it.
@@ -354,6 +383,9 @@ class Bus:
         data = _serialised(payload)
         with self._lock:
             self._send(topic, data, qos=qos, retain=retain, properties=properties)
+            outcome = self._latest_publications[qos].rc
+            if outcome and (qos == 0 or outcome is MQTTErrorCode.MQTT_ERR_QUEUE_SIZE):
+                self.counts.dropped_outgoing += 1
 
     def stream(self, topic: str, payload: bytes, *, patient: bool = True) -> bool:
         """Publish one of many messages at QoS 1, once there is room for it.
@@ -374,7 +406,9 @@ class Bus:
                 publication = self._latest_publications[1]
             return None if publication.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else publication.mid
 
-        return self._outgoing.send(publish, len(payload), patient=patient)
+        is_published = self._outgoing.send(publish, len(payload), patient=patient)
+        self.counts.dropped_outgoing += not is_published
+        return is_published
 
     def retain(self, topic: str, payload: Message | bytes) -> None:
         """Publish this process's state, retained at QoS 1, and again after each reconnect until `forget` is called."""
@@ -436,11 +470,13 @@ class Bus:
                 self._answered[asker.correlation] = responder
                 if len(self._answered) > REMEMBER_ANSWERS:
                     self._answered.popitem(last=False)
-            try:
-                handler(request, responder)
-            except Exception:
-                log.exception("The handler of a %s on %s failed", request_type.__name__, topic)
-                responder.reply(Reply(error="An unexpected error occurred; its log says more", refusal=Refusal.FAILED))
+            with tracing.within(tracing.Context(request.request_id, request.traceparent)):
+                try:
+                    handler(request, responder)
+                except Exception:
+                    log.exception("The handler of a %s on %s failed", request_type.__name__, topic)
+                    error = "An unexpected error occurred; its log says more"
+                    responder.reply(Reply(error=error, refusal=Refusal.FAILED))
 
         self._add_handler(topic, qos, take)
 
@@ -472,7 +508,7 @@ class Bus:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def request(self, topic: str, request: Request, *, timeout: float) -> Reply:
-        """Ask, and wait for the last answer.
+        """Ask, and wait for the last answer. What is asked names the request that it goes back to (`tracing`).
 
         Raises:
             BusUnavailable: there is no connection to the broker.
@@ -482,7 +518,15 @@ class Bus:
             raise BusUnavailable(f"There is no connection to the MQTT broker at {self.broker}")
         with self._awaiting_answers() as (correlation, pending):
             deadline = time.monotonic() + timeout
-            asked = request.model_copy(update={"reply_to": self._reply_topic, "correlation": correlation})
+            behalf = tracing.current()
+            asked = request.model_copy(
+                update={
+                    "reply_to": self._reply_topic,
+                    "correlation": correlation,
+                    "request_id": behalf.request_id,
+                    "traceparent": behalf.traceparent,
+                }
+            )
             for pause in (*RESEND_AFTER_S, timeout):
                 self.publish(topic, asked)
                 left = deadline - time.monotonic()
@@ -514,6 +558,8 @@ class Bus:
             self._answer_arrived(message)
         elif message.qos > 0 or self._work.qsize() < MOST_UNHANDLED:
             self._work.put((self._handle, (message,)))
+        else:
+            self.counts.dropped_incoming += 1
 
     def _answer_arrived(self, message: mqtt.MQTTMessage) -> None:
         reply = Reply.from_json(bytes(message.payload))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
+from nrp_common import tracing
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 
 
@@ -195,6 +196,10 @@ class Request(Message):
     """The topic of the answers. An MQTT 5 client may name it in the property Response Topic instead."""
     correlation: str = ""
     """Repeated in each answer; in the property Correlation Data where the request had it there."""
+    request_id: Annotated[str, BeforeValidator(tracing.request_id_in)] = ""
+    """Of the HTTP request that this goes back to, for logs. What cannot be one counts as none."""
+    traceparent: Annotated[str, BeforeValidator(tracing.traceparent_in)] = ""
+    """The trace that it belongs to (W3C Trace Context). What cannot be one counts as none."""
 
     @property
     def is_late(self) -> bool:
@@ -244,12 +249,36 @@ class Launch(Request):
     """The owner's bearer token, encrypted: the bus is public."""
     wishes: Wishes = Wishes()
 
+    @property
+    def context(self) -> tracing.Context:
+        """On whose behalf all is done that comes of it."""
+        return tracing.Context(self.request_id, self.traceparent, self.simulation_id, self.owner)
+
 
 class Collect(Request):
     """Asks a launcher to put the logs or results so far into the experiment, for a gateway to fetch."""
 
     simulation_id: int
     kind: ArchiveKind
+
+
+class Inquiry(Request):
+    """Asks a launcher how its machine is."""
+
+
+class LauncherHealth(Message):
+    """How a launcher and its machine are."""
+
+    time: FiniteFloat
+    """On its clock when it answered, in seconds since 1970."""
+    version: str
+    """Of the backend."""
+    python: str
+    """The interpreter's version."""
+    free_disk: int = Field(ge=0)
+    """Bytes left where its data directory is."""
+    spooled: int = Field(ge=0)
+    """How many simulations have archives that wait for the Storage Server."""
 
 
 class Refusal(StrEnum):
@@ -268,7 +297,7 @@ class Refusal(StrEnum):
 
 
 class Reply(Message):
-    """An answer. The first one only acknowledges; one with a `state`, an `archive` or an `error` is the last."""
+    """An answer. The first one only acknowledges; one with a `state`, `archive`, `health` or `error` is the last."""
 
     correlation: str = ""
     """The request's."""
@@ -278,10 +307,12 @@ class Reply(Message):
     seq: int | None = None
     archive: str | None = None
     """The name of the file in the experiment that was asked for."""
+    health: LauncherHealth | None = None
+    """Of a launcher that was asked for it."""
     error: str | None = None
     refusal: Refusal | None = None
 
     @property
     def is_last(self) -> bool:
         """Whether no further answer follows."""
-        return self.state is not None or self.archive is not None or self.error is not None
+        return any(part is not None for part in (self.state, self.archive, self.health, self.error))

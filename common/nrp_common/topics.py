@@ -74,6 +74,10 @@ class Topics:
         """Requests for the logs or results of a simulation that still runs, or waits for its storage."""
         return self._name("nrp_launcher", launcher, "collect")
 
+    def inquiry(self, launcher: str) -> str:
+        """Requests for how one launcher is."""
+        return self._name("nrp_launcher", launcher, "inquiry")
+
     def reply(self, client: str) -> str:
         """Where a gateway takes the answers to its requests."""
         return self._name("nrp_gateway", client, "reply")

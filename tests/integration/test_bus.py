@@ -20,6 +20,7 @@ import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from nrp_common import bus as bus_module
+from nrp_common import tracing
 from nrp_common.bus import BrokerAddress, Bus, Responder, Will
 from nrp_common.errors import BusUnavailable, CommandTimeout
 from nrp_common.lifecycle import SimulationState
@@ -489,6 +490,65 @@ def test_who_is_told_of_a_connection_is_told_of_each(connect: MakeBus, fleeting_
     fleeting_broker.stop()
     fleeting_broker.start()
     wait_until(lambda: len(connections) == 2)
+
+
+def test_reconnects_and_what_is_lost_are_counted(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
+    bus, topic = connect(fleeting_broker.address), unique("status")
+    assert (bus.counts.reconnects, bus.counts.dropped_outgoing) == (0, 0)
+    fleeting_broker.stop()
+    wait_until(lambda: not bus.is_connected)
+    for _ in range(3):
+        bus.publish(topic, b"lost")
+    bus.publish(topic, b"waits", qos=1)
+    bus.retain(topic, b"said again")
+    assert bus.counts.dropped_outgoing == 3
+    fleeting_broker.start()
+    bus.wait_until_connected(10)
+    wait_until(lambda: bus.counts.reconnects == 1)
+    assert bus.counts.dropped_outgoing == 3
+
+
+def test_what_does_not_fit_into_the_queue_for_a_broker_that_is_away_is_counted(
+    connect: MakeBus, fleeting_broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "QUEUED_WHILE_AWAY", 5)
+    bus, topic = connect(fleeting_broker.address), unique("error")
+    fleeting_broker.stop()
+    wait_until(lambda: not bus.is_connected)
+    for _ in range(8):
+        bus.publish(topic, b"waits", qos=1)
+    assert bus.counts.dropped_outgoing == 3
+
+
+def test_messages_that_nobody_has_time_for_are_counted(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "MOST_UNHANDLED", 2)
+    bus, topic = make_bus(), unique("status")
+    go_on = threading.Event()
+    bus.subscribe(topic, lambda *_: bool(go_on.wait(10)), qos=0)
+    other = make_bus()
+    Heard(other, topic)
+    for _ in range(10):
+        other.publish(topic, b"status")
+    wait_until(lambda: bus.counts.dropped_incoming >= 7)
+    assert bus.unhandled <= 3
+    go_on.set()
+    wait_until(lambda: bus.unhandled == 0)
+
+
+def test_a_request_takes_along_on_whose_behalf_it_is_made(make_bus: MakeBus) -> None:
+    seen: list[tracing.Context] = []
+
+    def note(responder: Responder) -> None:
+        seen.append(tracing.current())
+        done(responder)
+
+    server = Server(make_bus(), note)
+    asker = make_bus(asks=True)
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with tracing.within(tracing.Context("r-1", trace, 7, "ann")):
+        asker.request(server.topic, command(), timeout=5)
+    asker.request(server.topic, command(), timeout=5)
+    assert seen == [tracing.Context("r-1", trace), tracing.Context()]
 
 
 def test_publishing_never_blocks_while_the_broker_is_frozen(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
