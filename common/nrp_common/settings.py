@@ -82,8 +82,11 @@ class CommonSettings(Settings):
     """Shared by gateways and launchers: encrypts users' tokens on the bus. A Fernet key, or any text."""
     data_directory: Path = Path("data")
     """Where the service keeps what must survive a restart."""
+    metrics_token: SecretStr = SecretStr("")
+    """What Prometheus has to present as a bearer token to read the figures. Without one they are for everybody who
+    reaches the launcher's port, and on a gateway for nobody when it has authentication, else for everybody."""
     log_format: Literal["json", "console"] = "console"
-    """One JSON object a line, or text for people."""
+    """One JSON object a line, or text for people. Simulation servers write their own records in the same way."""
 
     @model_validator(mode="after")
     def _understand_old_names(self) -> Self:
