@@ -15,15 +15,19 @@ from nrp_common import logs
 from nrp_gateway.bodies import ErrorBody, describe_fault
 from nrp_gateway.errors import RequestError, answer_errors_in_json
 from nrp_gateway.gateway import Gateway
+from nrp_gateway.metrics import create_blueprint as create_metrics
+from nrp_gateway.observation import REQUEST_ID, observed
 from nrp_gateway.routes import create_blueprint
 from nrp_gateway.settings import GatewaySettings
 
 DESCRIPTION = """\
 Launches simulations and rules them. What happens in a simulation is published on the MQTT broker.
 
-Everything but the storage is also served below `/slot/<n>/`, with `n` less than the number of simulations that can run
-at once: there `GET /simulation` lists what was launched through that slot only, and `POST /simulation` is refused while
-one of these has not ended.
+Everything but storage and metrics is also served below `/slot/<n>/`, with `n` less than the number of simulations that
+can run at once: there `GET /simulation` lists what was launched through that slot only, and `POST /simulation` is
+refused while one of these has not ended.
+
+Every answer has a header `X-Request-ID`: the request's, or a new one. Logs name the request by it.
 
 Every error is answered with `{"message", "type", "data"}`.
 """
@@ -76,12 +80,14 @@ def _application(settings: GatewaySettings, gateway: Gateway) -> OpenAPI:
     CORS(
         app,
         origins=settings.allowed_origins,
-        expose_headers=["Location", "Retry-After", "X-Total-Count", "Content-Disposition"],
+        expose_headers=["Location", "Retry-After", "X-Total-Count", "Content-Disposition", REQUEST_ID],
         max_age=PREFLIGHT_MAX_AGE_S,
     )
     answer_errors_in_json(app)
+    app.wsgi_app = observed(app.wsgi_app, gateway.metrics.requests)  # type: ignore[assignment, method-assign]
     app.register_api(create_blueprint(gateway))
     app.register_api(create_blueprint(gateway, below_slots=True))
+    app.register_api(create_metrics(gateway.metrics.registry, settings))
     if not settings.storage_url:
         from nrp_gateway.storage.routes import create_blueprint as create_storage  # only where it is used
 

@@ -16,8 +16,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from alembic import command as alembic
 from alembic.config import Config as AlembicConfig
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from nrp_common import tracing
 from nrp_common.errors import SettingsError
 from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Archives, LifecycleMessage, Wishes
@@ -59,6 +62,8 @@ _simulations = sa.Table(
     sa.Column("wishes", sa.Text, nullable=False),
     sa.Column("queued_at", sa.Double),
     sa.Column("sealed_token", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("traceparent", sa.Text, nullable=False),
     sa.Index(
         "one_unfinished_simulation_a_slot",
         "slot",
@@ -96,6 +101,8 @@ class SimulationRecord:
         wishes: what its owner asked for beyond the experiment.
         queued_at: since when it may wait for a launcher, in seconds since 1970; None when it may not.
         sealed_token: its owner's token, encrypted, while it waits.
+        request_id: of the HTTP request that launched it.
+        traceparent: the trace that this request belongs to, "" for none.
     """
 
     id: int
@@ -118,6 +125,13 @@ class SimulationRecord:
     wishes: Wishes = field(default_factory=Wishes)
     queued_at: float | None = None
     sealed_token: str = field(default="", repr=False)
+    request_id: str = ""
+    traceparent: str = ""
+
+    @property
+    def context(self) -> tracing.Context:
+        """On whose behalf it was launched."""
+        return tracing.Context(self.request_id, self.traceparent, self.id, self.owner)
 
     @property
     def is_queued(self) -> bool:
@@ -157,6 +171,9 @@ class Catalogue:
     Args:
         url: SQLAlchemy's.
 
+    Attributes:
+        failures: how often it did not, so far.
+
     Raises:
         SettingsError: the URL is malformed, or its driver is not installed.
     """
@@ -174,16 +191,27 @@ class Catalogue:
         if is_sqlite:
             sa.event.listen(self._engine, "connect", _set_up_sqlite)
         self._is_sqlite = is_sqlite
+        self.failures = 0
 
     def migrate(self) -> None:
         """Bring the tables to this version's."""
-        config = AlembicConfig()
-        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        config = _migrations()
         with self._transaction() as connection:
             if not self._is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             config.attributes["connection"] = connection
             alembic.upgrade(config, "head")
+
+    def is_of_this_version(self) -> bool:
+        """Whether the tables are this version's; False when there are none, too."""
+        newest = ScriptDirectory.from_config(_migrations()).get_current_head()
+        with self._transaction() as connection:
+            return MigrationContext.configure(connection).get_current_revision() == newest
+
+    def check_writing(self) -> None:
+        """See that the database takes changes, without making one."""
+        with self._transaction() as connection:
+            connection.execute(sa.update(_simulations).where(_simulations.c.id == -1).values(cleaned=True))
 
     def check(self) -> None:
         """See that the database answers."""
@@ -322,8 +350,15 @@ class Catalogue:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
+            self.failures += 1
             reason = type(error).__name__
             raise Unreachable(f"The catalogue of simulations cannot be reached ({reason})") from error
+
+
+def _migrations() -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    return config
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

@@ -16,6 +16,7 @@ from nrp_gateway.backend_lifecycle import BackendSimulationLifecycle
 from nrp_gateway.caretaker import Caretaker
 from nrp_gateway.catalogue import SimulationRecord
 from nrp_gateway.errors import SimulationNotFound, Unreachable
+from nrp_gateway.metrics import GatewayMetrics
 from nrp_gateway.mirror import Mirror
 from nrp_gateway.presences import Presences
 
@@ -41,12 +42,21 @@ log = structlog.get_logger(__name__)
 class Commands:
     """Carries out commands. Usable from several threads."""
 
-    def __init__(self, mirror: Mirror, presences: Presences, caretaker: Caretaker, bus: Bus, topics: Topics) -> None:
+    def __init__(
+        self,
+        mirror: Mirror,
+        presences: Presences,
+        caretaker: Caretaker,
+        bus: Bus,
+        topics: Topics,
+        metrics: GatewayMetrics,
+    ) -> None:
         self._mirror = mirror
         self._presences = presences
         self._caretaker = caretaker
         self._bus = bus
         self._topics = topics
+        self._metrics = metrics
 
     def carry_out(self, record: SimulationRecord, event: CommandEvent, iterations: int = 1) -> SimulationState:
         """Send a command.
@@ -63,6 +73,12 @@ class Commands:
             Unreachable: there is nobody left to answer.
             BusUnavailable: the broker cannot be reached.
         """
+        with self._metrics.command(event):
+            reached = self._carry_out(record, event, iterations)
+        log.info("Commanded", simulation=record.id, owner=record.owner, command=event.value, state=reached.value)
+        return reached
+
+    def _carry_out(self, record: SimulationRecord, event: CommandEvent, iterations: int) -> SimulationState:
         if not self._seems_needed(event, record):  # perhaps another gateway has heard more
             record = self._mirror.read_again(record.id) or record
             if not _is_needed(event, record):

@@ -9,6 +9,7 @@ import structlog
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from nrp_common import tracing
 from nrp_common.errors import (
     BusUnavailable,
     CommandRefused,
@@ -130,11 +131,15 @@ def answer_errors_in_json(app: Flask) -> None:
 
 def _known_error(error: NRPError) -> Response:
     if isinstance(error, RequestError):
-        return _answer(str(error), error.type, error.status, error.retry_after_s)
-    for kind, (status, error_type) in _ANSWERS.items():
-        if isinstance(error, kind):
-            return _answer(str(error), error_type, status)
-    return _unexpected_error(error)
+        status, error_type, retry_after_s = error.status, error.type, error.retry_after_s
+    else:
+        known = next((answer for kind, answer in _ANSWERS.items() if isinstance(error, kind)), None)
+        if known is None:
+            return _unexpected_error(error)
+        status, error_type, retry_after_s = *known, None
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("A request failed", method=request.method, path=request.path, status=int(status), reason=str(error))
+    return _answer(str(error), error_type, status, retry_after_s)
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -153,7 +158,7 @@ def _http_error(error: HTTPException) -> Response:
 
 def _unexpected_error(error: Exception) -> Response:
     log.error("A request met an unexpected error", method=request.method, path=request.path, exc_info=error)
-    message = "An unexpected error occurred; the gateway's log says more"
+    message = f"An unexpected error occurred; the gateway's log says more of request {tracing.current().request_id}"
     return _answer(message, GENERAL_ERROR, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -14,6 +14,7 @@ from nrp_gateway.catalogue import Catalogue
 from nrp_gateway.commands import Commands
 from nrp_gateway.identity import Callers
 from nrp_gateway.launches import Launches
+from nrp_gateway.metrics import GatewayMetrics
 from nrp_gateway.mirror import Mirror
 from nrp_gateway.presences import Presences
 from nrp_gateway.settings import Authentication, GatewaySettings
@@ -38,11 +39,13 @@ class Gateway:
         launches: launches simulations.
         commands: carries out commands.
         archives: fetches logs and results.
+        metrics: what is counted for Prometheus.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self.topics = settings.topics
+        self.metrics = GatewayMetrics()
         url = settings.storage_url
         self._storage = StorageClient(url) if url else None
         self._identities = (
@@ -67,8 +70,11 @@ class Gateway:
             self.bus,
             self.topics,
             settings.secret_key.get_secret_value(),
+            self.metrics,
         )
-        self.commands = Commands(self.mirror, self.presences, self._caretaker, self.bus, self.topics)
+        queue = self.launches.queue
+        self.metrics.watch(self.bus, self.mirror, self.presences, self.catalogue, lambda: queue.length)
+        self.commands = Commands(self.mirror, self.presences, self._caretaker, self.bus, self.topics, self.metrics)
         self.archives = Archives(self.bus, self.presences, self.topics, self._storage or settings.experiments)
 
     def start(self) -> None:

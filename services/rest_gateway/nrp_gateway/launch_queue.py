@@ -75,6 +75,11 @@ class LaunchQueue:
         self._news.set()
         self._thread.join()
 
+    @property
+    def length(self) -> int:
+        """How many launches wait."""
+        return len(self._order())
+
     def position(self, simulation_id: int) -> int | None:
         """How many launches a simulation waits for, itself included; None when it does not wait."""
         order = [record.id for record in self._order()]

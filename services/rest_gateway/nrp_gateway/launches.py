@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 
+from nrp_common import tracing
 from nrp_common.bus import Bus
 from nrp_common.errors import BusUnavailable, CommandTimeout
 from nrp_common.lifecycle import SimulationState
@@ -21,6 +22,7 @@ from nrp_gateway.caretaker import Caretaker
 from nrp_gateway.catalogue import Catalogue, SimulationRecord
 from nrp_gateway.errors import NoRoom, RequestError, Unreachable
 from nrp_gateway.launch_queue import LaunchQueue
+from nrp_gateway.metrics import GatewayMetrics
 from nrp_gateway.mirror import Mirror
 from nrp_gateway.presences import Presences
 
@@ -55,6 +57,7 @@ class Launches:
         bus: Bus,
         topics: Topics,
         secret_key: str,
+        metrics: GatewayMetrics,
     ) -> None:
         self._catalogue = catalogue
         self._mirror = mirror
@@ -63,6 +66,7 @@ class Launches:
         self._bus = bus
         self._topics = topics
         self._secret_key = secret_key
+        self._metrics = metrics
         self.queue = LaunchQueue(mirror, presences, bus, topics, self._hand_over)
         self._places = threading.BoundedSemaphore(MOST_WAITING)
 
@@ -103,6 +107,7 @@ class Launches:
             return record if record.is_queued else self._ready(record)
 
     def _add(self, asked: LaunchBody, owner: str, slot: int | None, **more: Any) -> SimulationRecord:
+        behalf = tracing.current()
         record = self._catalogue.add(
             experiment_id=asked.experiment_id,
             configuration=asked.configuration,
@@ -111,13 +116,16 @@ class Launches:
             context_id=asked.context_id,
             slot=slot,
             wishes=asked.wishes(),
+            request_id=behalf.request_id,
+            traceparent=behalf.traceparent,
             **more,
         )
         self._mirror.add(record)
         return record
 
     def _ready(self, record: SimulationRecord) -> SimulationRecord:
-        return self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S) or record
+        with self._metrics.launch_phase("get_ready"):
+            return self._mirror.wait_for(record.id, _is_past_created, READY_WITHIN_S) or record
 
     def _sealed(self, token: str | None) -> str:
         return seal_token(token, self._secret_key) if self._secret_key else ""
@@ -152,6 +160,10 @@ class Launches:
         Raises:
             BusUnavailable: the broker cannot be reached, nobody was asked.
         """
+        with tracing.within(record.context):  # one that waited is given away on the occasion of another request
+            return self._ask(record, sealed_token)
+
+    def _ask(self, record: SimulationRecord, sealed_token: str) -> Reply:
         self._presences.note_asked(record.launcher)
         launch = Launch(
             deadline=time.time() + TAKEN_WITHIN_S,
@@ -164,14 +176,17 @@ class Launches:
             wishes=record.wishes,
         )
         try:
-            reply = self._bus.request(self._topics.launch(record.launcher), launch, timeout=TAKEN_WITHIN_S)
+            with self._metrics.launch_phase("hand_over"):
+                reply = self._bus.request(self._topics.launch(record.launcher), launch, timeout=TAKEN_WITHIN_S)
         except CommandTimeout:  # perhaps it was taken, and only the answer was lost: then the verdict ends it
             if not self._mirror.give_up(record, "The launcher did not say in time that it took the simulation"):
                 return Reply()  # it was taken, and has reported already
             self._caretaker.clean_up_later(record)
             return Reply(error="it does not answer")
         if reply.error is None and reply.incarnation is not None:
-            log.info("Launched", simulation=record.id, launcher=record.launcher, experiment=record.experiment_id)
+            if record.queued_at is not None:
+                self._metrics.note_turn(time.time() - record.queued_at)
+            log.info("Launched", launcher=record.launcher, experiment=record.experiment_id)
             self._mirror.note_incarnation(record.id, reply.incarnation)
         return reply
 

@@ -94,6 +94,20 @@ class Mirror:
         records = self._records.copy().values()  # copied in one go, without waiting for who writes to the catalogue
         return sorted((each for each in records if each.ended_at is None or each.ended_at >= since), key=_by_id)
 
+    def count_by_state(self) -> dict[SimulationState, int]:
+        """How many of these are in each state, those included that none is in."""
+        since = time.time() - RECENT_S
+        counts = dict.fromkeys(SimulationState, 0)
+        for record in self._records.copy().values():
+            if record.ended_at is None or record.ended_at >= since:
+                counts[record.state] += 1
+        return counts
+
+    @property
+    def unwritten(self) -> int:
+        """How many reports wait to be written to the catalogue."""
+        return self._reports.qsize()
+
     def status(self, simulation_id: int) -> Status | None:
         """The times that a simulation last reported, None when it reported none to this gateway."""
         payload = self._statuses.get(simulation_id)

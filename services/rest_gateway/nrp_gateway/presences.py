@@ -49,6 +49,12 @@ class Presences:
         with self._lock:
             return sum(presence.capacity for presence in self._launchers.values())
 
+    def totals(self) -> tuple[int, int, int]:
+        """How many launchers are there, how many simulations they take at once, and how many they have."""
+        with self._lock:
+            presences = list(self._launchers.values())
+        return len(presences), sum(each.capacity for each in presences), sum(each.running for each in presences)
+
     def has_launcher(self, name: str) -> bool:
         """Whether the launcher of that name is there."""
         with self._lock:

@@ -138,7 +138,8 @@ def _add_simulation_routes(blueprint: APIBlueprint, gateway: Gateway) -> None:
         user = gateway.callers.user(token)
         if user is None:
             raise MayNotView
-        record = gateway.launches.launch(read_body(LaunchBody), user, token, g.get("slot"))
+        asked = read_body(LaunchBody)
+        record = gateway.metrics.launch(lambda: gateway.launches.launch(asked, user, token, g.get("slot")))
         return jsonify(_body(record, gateway)), HTTPStatus.CREATED, {"Location": f"/simulation/{record.id}"}
 
     @blueprint.get("/simulation", tags=[SIMULATIONS], responses=_answers(SimulationListBody))
