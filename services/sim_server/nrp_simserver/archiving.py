@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from nrp_common import tracing
 from nrp_common.messages import PENDING, ArchiveKind, Archives
 from nrp_common.storage_client import StorageClient
 from nrp_simserver.archives import Snapshot, archive_name, files_of, write_archive
@@ -132,6 +133,7 @@ class Archiving:
         self._is_safe.wait()
 
     def _store(self, stored_late: Callable[[Archives], None]) -> None:
+        tracing.enter(self._record.launch.context)
         archives = self._spool_all()
         simulation_id = self._record.launch.simulation_id
         self._outcome.settle(_pending(archives), is_final=False)

@@ -22,13 +22,15 @@ class SimulationClock:
     Attributes:
         time_ns: the simulated time, in nanoseconds.
         timeout_ns: the simulated time that no `run_loop` passes, in nanoseconds, 0 for none.
+        timestep_ns: of the smallest timestep, in nanoseconds, 0 while nobody knows.
     """
 
-    __slots__ = ("_forgotten_ns", "_now_ns", "_run", "time_ns", "timeout_ns")
+    __slots__ = ("_forgotten_ns", "_now_ns", "_run", "time_ns", "timeout_ns", "timestep_ns")
 
     def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.time_ns = 0
         self.timeout_ns = 0
+        self.timestep_ns = 0
         self._now_ns = now_ns
         # Real time until it last stood still, and since when it counts again. In one, as other threads read it.
         self._run: tuple[int, int | None] = (0, None)
@@ -75,6 +77,11 @@ class SimulationClock:
     def simulation_time(self) -> float:
         """Simulated seconds."""
         return self.time_ns / NANOSECONDS
+
+    @property
+    def steps(self) -> int:
+        """How many of the smallest timesteps that is."""
+        return self.time_ns // self.timestep_ns if self.timestep_ns else 0
 
     @property
     def simulation_time_left(self) -> float:

@@ -59,6 +59,7 @@ class NRPCoreWrapper:
         # What a core gathered in the steps after one that was done; those that have no such method keep it.
         self._gathered: Callable[[], list[Any]] = getattr(core, "gathered", list)
         clock.timeout_ns = core.timeout_ns
+        clock.timestep_ns = core.timestep_ns
         self.failure: Exception | None = None
         # Bound here once: looking a method up on a class that has __getattr__ is the slow way in CPython.
         self.run_loop = self._run_steps if real_time_factor else self._quick_run_loop()

@@ -9,6 +9,7 @@ from nrp_common.bus import Bus
 from nrp_common.clone_cache import CloneCache
 from nrp_common.storage_client import StorageClient
 from nrp_simserver import processes
+from nrp_simserver.metrics import LauncherMetrics
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
 from nrp_simserver.simulation_record import SimulationRecord
@@ -31,6 +32,7 @@ class LaunchSite:
     """The process ids of all simulation servers that are running."""
     freed: Callable[[], None]
     """Called when nothing of a simulation runs any more, before its final word."""
+    metrics: LauncherMetrics
 
     @property
     def node(self) -> str:
@@ -52,6 +54,10 @@ class LaunchSite:
             core=settings.core,
             engine_processes=settings.engine_processes,
             nrpcoresim=settings.nrpcoresim_options,
+            owner=launch.owner,
+            request_id=launch.request_id,
+            traceparent=launch.traceparent,
+            log_format=settings.log_format,
         )
 
     def end_processes(

@@ -14,16 +14,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from nrp_common import logs
+from nrp_common import logs, tracing
 from nrp_common.bus import Bus, Responder, Will
 from nrp_common.clone_cache import CloneCache
 from nrp_common.errors import NRPError, SettingsError, StorageError
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Archives, Collect, Launch, LauncherPresence, Refusal, Reply, Wishes
+from nrp_common.messages import Archives, Collect, Inquiry, Launch, LauncherPresence, Refusal, Reply, Wishes
+from nrp_common.metrics import MetricsServer, new_registry
 from nrp_common.storage_client import StorageClient
 from nrp_common.token_seal import unseal_token
 from nrp_simserver.capacity import MEGABYTE, Room, available_cores, available_memory, default_capacity
+from nrp_simserver.health import health
 from nrp_simserver.launch_site import LaunchSite
+from nrp_simserver.metrics import LauncherMetrics, Uploads
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord
@@ -88,7 +91,9 @@ class Launcher:
         self._spawners = Spawners(
             settings.spawners_directory, settings.python, preparation, self, self._note_servers_not_found
         )
-        self._spool = Spool(settings.spool_directory, self._storage_for, self._stored_late)
+        self._registry = new_registry()
+        self._metrics_server: MetricsServer | None = None
+        self._spool = Spool(settings.spool_directory, self._storage_for, self._stored_late, Uploads(self._registry).one)
         self._site = LaunchSite(
             settings=settings,
             bus=self._bus,
@@ -98,12 +103,18 @@ class Launcher:
             storage_for=self._storage_for,
             servers=self._server_pids,
             freed=self._appear,
+            metrics=LauncherMetrics(self._registry, self._bus, self._room.places, self._all_instances, self._spool),
         )
 
     # -- from start to end ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take over what an earlier launcher left behind, then take launches. The broker may come later."""
+        """Take over what an earlier launcher left behind, then take launches. The broker may come later.
+
+        Raises:
+            SettingsError: the figures cannot be served where they should.
+        """
+        self._serve_metrics()
         self._take_over_leftovers()
         self._spawners.start()
         self._has_adopted.wait(ADOPTED_WITHIN_S)
@@ -111,6 +122,7 @@ class Launcher:
         name = self._settings.launcher_name
         self._bus.serve(self._topics.launch(name), Launch, self._take_launch)
         self._bus.serve(self._topics.collect(name), Collect, self._take_collect)
+        self._bus.serve(self._topics.inquiry(name), Inquiry, self._take_inquiry)
         self._appear()
         self._bus.start()
         log.info("Launcher '%s' takes %d simulations at once", name, self._room.places)
@@ -142,6 +154,14 @@ class Launcher:
         self._bus.forget(self._presence_topic)
         self._bus.close()
         self._storage.close()
+        if self._metrics_server is not None:
+            self._metrics_server.close()
+
+    def _serve_metrics(self) -> None:
+        settings = self._settings
+        if settings.metrics_port is not None:
+            token = settings.metrics_token.get_secret_value()
+            self._metrics_server = MetricsServer(self._registry, settings.metrics_host, settings.metrics_port, token)
 
     def _await_idleness(self, timeout: float, *, besides_those_on_their_own: bool) -> None:
         """Wait until there is nothing left to do for any simulation."""
@@ -187,6 +207,8 @@ class Launcher:
                     self._spawners.dismiss(instance.record.incarnation)
                     responder.reply(Reply(error=f"its disk: {error}", refusal=Refusal.FAILED))
                     return
+        with tracing.within(launch.context):
+            log.info("Took simulation %d of experiment '%s'", launch.simulation_id, launch.experiment_id)
         self._spool.learn_token(launch.owner, launch.sealed_token)
         responder.reply(Reply(state=SimulationState.CREATED, incarnation=instance.record.incarnation))
         self._appear()
@@ -198,6 +220,9 @@ class Launcher:
         incarnation = self._spawners.reserve()
         record = SimulationRecord(launch=launch, incarnation=incarnation, launched_at=datetime.now().astimezone())
         return SimulationServerInstance(record, folder, self._site)
+
+    def _take_inquiry(self, _inquiry: Inquiry, responder: Responder) -> None:
+        responder.reply(Reply(health=health(self._settings.data_directory, self._spool)))
 
     def _take_collect(self, collect: Collect, responder: Responder) -> None:
         responder.accept()

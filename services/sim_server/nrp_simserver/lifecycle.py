@@ -53,6 +53,8 @@ class SimulationServerLifecycle(SimulationLifecycle):
                 simulation_time=self._clock.simulation_time,
                 real_time=self._clock.real_time,
                 simulation_time_left=self._clock.simulation_time_left,
+                steps=self._clock.steps,
+                bus=self._notifier.bus_counts,
                 stopping=stopping,
                 error=error,
             )

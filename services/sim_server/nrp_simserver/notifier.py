@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nrp_common.bus import Bus
+from nrp_common.bus import Bus, BusCounts
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import (
     LifecycleMessage,
@@ -34,6 +34,11 @@ class MQTTNotifier:
         self._incarnation = incarnation
         self._status_topic = topics.status(simulation_id)
         self._presence_topic = topics.server_presence(incarnation)
+
+    @property
+    def bus_counts(self) -> BusCounts:
+        """What befell the connection so far."""
+        return self._bus.counts
 
     def appear(self) -> None:
         """Say that the server is there, now and after each reconnect."""

@@ -172,6 +172,7 @@ class SimulationServer:
             if self._gate.ending is None:
                 self._notifier.progress_done(INITIALIZING)
                 self._lifecycle.fire(SimulationEvent.INITIALIZED)
+                log.info("Ready to start %s", self._setup.main_script)
         return runner
 
     def _await_broker(self) -> None:
@@ -275,7 +276,9 @@ class SimulationServer:
         with self._lifecycle.lock:
             try:
                 self._carry_out(command, responder)
+                log.info("Took the command '%s'", command.event)
             except (InvalidTransition, SimulationFinal) as refusal:
+                log.info("Refused the command '%s': %s", command.event, refusal)
                 responder.reply(Reply(error=str(refusal), refusal=Refusal.INVALID))
 
     def _carry_out(self, command: Command, responder: Responder) -> None:

@@ -85,6 +85,10 @@ class LauncherSettings(CoreSettings, CommonSettings):
     """The interpreter that runs simulations, with this distribution installed; the launcher's own when not given."""
     status_interval_s: PositiveFloat = 1.0
     """Time between two status messages of a simulation."""
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    """Where Prometheus finds what this launcher and its simulations count, at `/metrics`; nowhere when not given."""
+    metrics_host: str = "127.0.0.1"
+    """Goes with the port."""
     log_limit_mb: PositiveInt = 512
     """A simulation that writes more than this to its log is ended."""
 

@@ -8,10 +8,12 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nrp_common.bus import BrokerAddress
+from nrp_common import tracing
+from nrp_common.bus import BrokerAddress, BusCounts
 from nrp_common.lifecycle import SimulationState
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
@@ -74,6 +76,10 @@ class ServerSetup(BusAccess):
         core: which co-simulation core to use: `auto`, or one by name.
         engine_processes: which engines of the embedded core run in processes of their own: `needed` or `all`.
         nrpcoresim: how to come by the core of that name.
+        owner: of the simulation.
+        request_id: of the HTTP request that asked for it, "" when none did.
+        traceparent: the trace that this request belongs to, "" for none.
+        log_format: of the server's own log records: `json`, or `console` for people.
     """
 
     simulation_id: int
@@ -86,6 +92,15 @@ class ServerSetup(BusAccess):
     core: Kind = "auto"
     engine_processes: EngineProcesses = "needed"
     nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions()
+    owner: str = ""
+    request_id: str = ""
+    traceparent: str = ""
+    log_format: Literal["json", "console"] = "console"
+
+    @property
+    def context(self) -> tracing.Context:
+        """On whose behalf the server works."""
+        return tracing.Context(self.request_id, self.traceparent, self.simulation_id, self.owner)
 
     @property
     def bus_access(self) -> BusAccess:
@@ -104,6 +119,8 @@ class Journal(BaseModel):
         simulation_time: in seconds.
         real_time: in seconds.
         simulation_time_left: in seconds, 0 without a time-out.
+        steps: the smallest timesteps taken, since the last reset.
+        bus: what befell the server's connection to the bus.
         stopping: whether the server was asked to stop and ended in order.
         error: the reason when it failed.
     """
@@ -113,6 +130,8 @@ class Journal(BaseModel):
     simulation_time: float = 0.0
     real_time: float = 0.0
     simulation_time_left: float = 0.0
+    steps: int = 0
+    bus: BusCounts = BusCounts()
     stopping: bool = False
     error: str | None = None
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from nrp_common import tracing
 from nrp_common.bus import Responder
 from nrp_common.errors import BusUnavailable, InvalidTransition, NRPError, SimulationFinal
 from nrp_common.lifecycle import SimulationEvent
@@ -31,9 +32,10 @@ from nrp_simserver.archives import size_of_logs, snapshot
 from nrp_simserver.archiving import Archiving
 from nrp_simserver.final_word import compose, speak
 from nrp_simserver.launch_site import LaunchSite
+from nrp_simserver.metrics import LaunchPhases
 from nrp_simserver.news import Cloned, Ended, News, Overruled, Spawned, StopAsked
 from nrp_simserver.server_end import ServerEnd, describe_server_end
-from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
+from nrp_simserver.simulation_folder import Journal, SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import Intention, SimulationRecord, write_snapshot
 from nrp_simserver.spawner_connection import THE_SPAWNER
 from nrp_simserver.verdict import Verdict, verdict_on
@@ -92,6 +94,7 @@ class SimulationServerInstance:
         self._archiving = Archiving(record, folder, site.spool, site.storage_for)
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._spawner: int | None = None  # the process id of the spawner that the server is below
+        self._phases: LaunchPhases | None = None  # of a launch by this launcher
         self._cloning: threading.Thread | None = None
         self._has_server = False  # one is there, or about to be, that answers commands
         self._is_ready = False
@@ -105,6 +108,11 @@ class SimulationServerInstance:
     def simulation_id(self) -> int:
         """Of the simulation."""
         return self.record.launch.simulation_id
+
+    @property
+    def incarnation(self) -> str:
+        """Of its simulation server."""
+        return self.record.incarnation
 
     @property
     def is_busy(self) -> bool:
@@ -122,6 +130,7 @@ class SimulationServerInstance:
         """Begin: clone the experiment, start a server, see it through."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self.record.write(self.folder)
+        self._phases = self._site.metrics.launch(self.incarnation)
         self._listen()
         self._start_thread(self._launch)
 
@@ -135,6 +144,7 @@ class SimulationServerInstance:
     def server_spawned(self, pid: int, spawner: int) -> None:
         """The simulation server runs, below this spawner."""
         self.pid, self._spawner = pid, spawner
+        self._note_phase("spawn")
         self._news.put(Spawned())
 
     def server_not_found(self) -> None:
@@ -171,6 +181,10 @@ class SimulationServerInstance:
         """
         return self._archiving.collect(kind)
 
+    def read_journal(self) -> Journal:
+        """How far the simulation got, as its server has noted it down."""
+        return self.folder.read_journal()
+
     def forget(self) -> None:
         """Leave what is retained on the bus to the gateways."""
         for topic in self._retained_topics():
@@ -190,6 +204,10 @@ class SimulationServerInstance:
         """Take part in a stop, and answer what no server is there to answer."""
         journal = self.folder.read_journal()
         if command.event is CommandEvent.STOPPED:
+            with tracing.within(
+                tracing.current()._replace(simulation=self.simulation_id, owner=self.record.launch.owner)
+            ):
+                log.info("Simulation %d is asked to stop", self.simulation_id)
             self._news.put(StopAsked())
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
         elif not self._has_server:
@@ -201,6 +219,8 @@ class SimulationServerInstance:
     def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
         message = LifecycleMessage.from_json(payload)
         self._has_heard.set()
+        if message is not None and message.event is SimulationEvent.INITIALIZED:
+            self._note_phase("initialise")
         if (
             message is not None
             and message.target_state.is_final
@@ -209,10 +229,15 @@ class SimulationServerInstance:
         ):
             self._news.put(Overruled(message))
 
+    def _note_phase(self, phase: str) -> None:
+        if self._phases is not None:
+            self._phases.over(phase)
+
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _start_thread(self, course: Callable[[], Verdict]) -> None:
         def see_through() -> None:
+            tracing.enter(self.record.launch.context)
             try:
                 verdict = course()
             except Exception as error:
@@ -255,6 +280,7 @@ class SimulationServerInstance:
 
     def _clone(self) -> None:
         launch = self.record.launch
+        tracing.enter(launch.context)
         try:
             storage = self._site.storage_for(launch.sealed_token)
             storage.clone(launch.experiment_id, self.folder.experiment, self._site.clone_cache)
@@ -262,6 +288,7 @@ class SimulationServerInstance:
         except (NRPError, OSError) as error:
             self._news.put(Cloned(error))
         else:
+            self._note_phase("clone")
             self._news.put(Cloned())
 
     def _take_over(self) -> Verdict:
@@ -345,6 +372,7 @@ class SimulationServerInstance:
         self._has_server = False
         self.pid = None
         self.is_running = False
+        self._site.metrics.end(self, verdict.event)
         self._site.freed()
         stored = self._archiving.store(STORED_WITHIN_S, self.stored_late)
         if self.is_leftover:

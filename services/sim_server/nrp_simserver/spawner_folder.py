@@ -14,7 +14,7 @@ from typing import Final
 
 from nrp_simserver import processes
 
-SECRETS: Final = ("NRP_SECRET_KEY", "NRP_MQTT_PASSWORD")
+SECRETS: Final = ("NRP_SECRET_KEY", "NRP_MQTT_PASSWORD", "NRP_METRICS_TOKEN", "NRP_CATALOGUE_URL", "NRP_TOKEN")
 """Settings of the services that a simulation must not find in its environment."""
 
 PASSING: Final = ("INVOCATION_ID", "JOURNAL_STREAM", "OLDPWD", "PWD", "SHLVL", "SYSTEMD_EXEC_PID", "_")

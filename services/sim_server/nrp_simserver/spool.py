@@ -12,11 +12,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from nrp_common import tracing
 from nrp_common.errors import ExperimentNotFound, InvalidToken, StorageForbidden
 from nrp_common.messages import ArchiveKind, Archives
 
@@ -72,6 +74,7 @@ class Spool:
         directory: made when missing.
         storage_for: the Storage Server for the owner of a sealed token.
         stored_late: called in the spool's thread when a further attempt has stored a simulation's archives.
+        upload: each upload of an archive is made in such a context.
     """
 
     def __init__(
@@ -79,10 +82,12 @@ class Spool:
         directory: Path,
         storage_for: Callable[[str], Storage],
         stored_late: Callable[[int, Archives], None],
+        upload: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._directory = directory
         self._storage_for = storage_for
         self._stored_late = stored_late
+        self._upload = upload
         self._newest_tokens: dict[str, str] = {}
         self._changed = threading.Condition()  # guards the three below
         self._due: dict[int, float] = {}
@@ -144,6 +149,15 @@ class Spool:
             log.error("%s cannot be read and is left alone: %s", self._folder(simulation_id) / MANIFEST, error)
             return None
 
+    def waiting(self) -> tuple[int, int]:
+        """How many simulations have archives that wait, and what these take on the disk, in bytes."""
+        simulations = size = 0
+        for folder in self._directory.iterdir():
+            simulations += 1
+            with suppress(OSError):  # stored, and taken away, meanwhile
+                size += sum(file.stat().st_size for file in folder.iterdir())
+        return simulations, size
+
     def store(self, simulation_id: int) -> Archives | None:
         """Store a simulation's archives.
 
@@ -161,7 +175,8 @@ class Spool:
             for kind in list(manifest.waiting):
                 name = manifest.archives.of(kind)
                 assert name is not None, "only what there is waits"
-                storage.write(manifest.experiment_id, name, self._folder(simulation_id) / name)
+                with self._upload():
+                    storage.write(manifest.experiment_id, name, self._folder(simulation_id) / name)
                 manifest.waiting.remove(kind)
                 self._write(manifest)
             for name in manifest.obsolete:
@@ -203,14 +218,15 @@ class Spool:
 
     def _try_again(self) -> None:
         while (simulation_id := self._next_due()) is not None:
-            try:
-                archives = self.store(simulation_id)
-            except Exception as error:  # noqa: BLE001  whatever it is, it may pass, and must not lose an archive
-                self.try_again_later(simulation_id, error)
-            else:
-                if archives is not None:
-                    log.info("The archives of simulation %d are stored now", simulation_id)
-                    self._stored_late(simulation_id, archives)
+            with tracing.within(tracing.Context(simulation=simulation_id)):
+                try:
+                    archives = self.store(simulation_id)
+                except Exception as error:  # noqa: BLE001  whatever it is, it may pass, and must not lose an archive
+                    self.try_again_later(simulation_id, error)
+                else:
+                    if archives is not None:
+                        log.info("The archives of simulation %d are stored now", simulation_id)
+                        self._stored_late(simulation_id, archives)
 
     def _next_due(self) -> int | None:
         with self._changed:

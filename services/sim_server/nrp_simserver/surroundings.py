@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import nrp_shims
 from nrp_simserver import processes
+from nrp_simserver.server_log import log_ourselves_only
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
 
 NICENESS = 10
@@ -19,16 +19,18 @@ NICENESS = 10
 SWITCH_INTERVAL_S = 0.0005
 """How soon a busy script lets the bus's threads work: a command takes 2 ms then instead of 13."""
 
-_OUR_LOGGERS = ("nrp_common", "nrp_simserver")
-
 
 def enter(setup: ServerSetup) -> None:
     """Make this process the server of one simulation: directory, environment, import path, output, priority."""
     folder = SimulationFolder(setup.folder, setup.simulation_id)
     os.environ["NRP_SIMULATION_ID"] = str(setup.simulation_id)
     os.environ["NRP_INCARNATION"] = setup.incarnation
+    for name, value in (("NRP_REQUEST_ID", setup.request_id), ("TRACEPARENT", setup.traceparent)):
+        os.environ.pop(name, None)  # the launcher's own
+        if value:
+            os.environ[name] = value
     _write_to(folder.log)
-    _log_ourselves_only()
+    log_ourselves_only(setup.context, setup.log_format)
     work_in(folder.experiment)
     for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -68,19 +70,6 @@ def _write_to(log: Path) -> None:
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  open for as long as the process lives
     sys.stdout = processes.line_buffered(1)
     sys.stderr = processes.line_buffered(2)
-
-
-def _log_ourselves_only() -> None:
-    """Send our own log records to the simulation's log, and leave the root logger for the script to configure."""
-    for handler in logging.root.handlers[:]:
-        logging.root.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in _OUR_LOGGERS:
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
 
 
 def _import_from(experiment: Path) -> None:

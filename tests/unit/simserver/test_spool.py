@@ -177,3 +177,15 @@ def test_closed_spool_keeps_what_waits(spools: Spools) -> None:
     spool.close()
     spool.try_again_later(7, StorageUnavailable())
     assert spool.manifest(7) is not None
+
+
+def test_what_waits_is_told_with_its_size(spools: Spools, storage: FakeStorage) -> None:
+    spool = spools.next()
+    assert spool.waiting() == (0, 0)
+    put(spool, 7)
+    put(spool, 8)
+    simulations, size = spool.waiting()
+    assert simulations == 2
+    assert size > 2 * len("the logs" + "the results")
+    spool.store(7)
+    assert spool.waiting()[0] == 1
