@@ -14,6 +14,7 @@ from benchmarks.fleet import measure_fleet
 from benchmarks.launch_phases import measure_phases
 from benchmarks.nest_steps import measure_nest
 from benchmarks.nrpcoresim_steps import measure_nrpcoresim
+from benchmarks.observation import measure_observation
 from benchmarks.robot import measure_robot
 from benchmarks.simulator_steps import measure_simulators
 from benchmarks.stack_under_test import stack_under_test
@@ -41,6 +42,7 @@ def main() -> None:
         *measure_nrpcoresim(),
         *measure_robot(),
         *measure_recording(),
+        *measure_observation(),
     ]
     for broker in brokers:
         with stack_under_test(broker, capacity=max(FLEETS)) as (client, witness, stack):
