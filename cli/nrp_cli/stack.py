@@ -18,6 +18,7 @@ import requests
 from nrp_cli.child_process import ChildProcess
 from nrp_cli.local_broker import LOOPBACK, PortWishes, plan_broker
 from nrp_cli.ports import choose_port
+from nrp_cli.stack_file import StackFile
 from nrp_cli.terminal import console
 from nrp_common.errors import NRPError
 
@@ -115,6 +116,7 @@ class Stack:
         environment["NRP_STORAGE_URL"] = CommonSettings.load().storage_url or self.url
         self._start_service("launcher", environment)
         self._wait_until(self._missing)
+        StackFile.of_this_process(self.url, self.mqtt, self.mqtt5, self.websocket).write(options.data)
 
     def _start_broker(self) -> set[int]:
         broker = self.options.broker
@@ -176,6 +178,7 @@ class Stack:
         while self._children:
             child = self._children.pop()
             child.end(LAUNCHER_GRACE_S if child.name == "launcher" else SERVICE_GRACE_S)
+        StackFile.remove_own(self.options.data)
 
 
 def _listens(port: int) -> bool:
