@@ -26,16 +26,21 @@ def choose_port(host: str, wanted: int, *, strict: bool, taken: Container[int] =
     if wanted == 0:
         return _any_port(host)
     if strict:
-        if wanted in taken or not _is_free(host, wanted):
+        if wanted in taken or not is_free(host, wanted):
             raise SettingsError(f"Port {wanted} at {host} is in use")
         return wanted
     for port in range(wanted, min(wanted + TRIED_PORTS, 65536)):
-        if port not in taken and _is_free(host, port):
+        if port not in taken and is_free(host, port):
             return port
     return _any_port(host)
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Whether one can listen there.
+
+    Raises:
+        SettingsError: `host` is no address of this machine.
+    """
     with _socket_for(host) as listener:
         # As servers do: a port whose last connections are still closing counts as free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
