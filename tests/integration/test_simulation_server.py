@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from nrp_common.messages import Refusal
+from nrp_common.lifecycle import SimulationEvent, SimulationState
+from nrp_common.messages import LifecycleMessage, Refusal
 from tests.simulation_servers import ENGINE, RunningSimulation, SimulationServers
 from tests.waiting import wait_until
 
@@ -304,3 +305,18 @@ def test_its_status_is_1_when_it_failed(servers: SimulationServers) -> None:
     simulation = servers.prepare("this is no Python")
     command = [sys.executable, "-m", "nrp_simserver.server", str(simulation.setup.folder / "setup.json")]
     assert subprocess.run(command, timeout=30, check=False).returncode == 1
+
+
+def test_what_somebody_else_declared_is_handed_on_to_its_launcher(servers: SimulationServers) -> None:
+    simulation = servers.started()
+    declared = LifecycleMessage(
+        source_node="nrp_gateway",
+        source_state=SimulationState.CREATED,
+        event=SimulationEvent.FAILED,
+        target_state=SimulationState.FAILED,
+        seq=1,
+        reason="nobody answered",
+    )
+    simulation.wire.publish(simulation.topics.lifecycle(simulation.id), declared.to_json(), retain=True)
+    simulation.await_end()
+    assert simulation.journal.verdict == declared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from nrp_common.lifecycle import SimulationEvent, SimulationLifecycle, SimulationState
+from nrp_common.messages import LifecycleMessage
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.notifier import MQTTNotifier
 from nrp_simserver.simulation_folder import Journal, SimulationFolder
@@ -18,12 +19,14 @@ class SimulationServerLifecycle(SimulationLifecycle):
     Attributes:
         lock: guards the state and what has to agree with it. May be taken repeatedly, and is never held across a step.
         seq: of the last lifecycle message.
+        verdict: what somebody else declared of the simulation, None when nobody did.
     """
 
     def __init__(self, folder: SimulationFolder, clock: SimulationClock, notifier: MQTTNotifier) -> None:
         super().__init__()
         self.lock = threading.RLock()
         self.seq = 0
+        self.verdict: LifecycleMessage | None = None
         self._folder = folder
         self._clock = clock
         self._notifier = notifier
@@ -57,5 +60,6 @@ class SimulationServerLifecycle(SimulationLifecycle):
                 bus=self._notifier.bus_counts,
                 stopping=stopping,
                 error=error,
+                verdict=self.verdict,
             )
         )

@@ -343,6 +343,7 @@ class SimulationServer:
         ):
             log.error("%s says that this simulation %s (%s)", message.source_node, message.event, message.reason or "-")
             self._notifier.yield_lifecycle()
+            self._lifecycle.verdict = message
             self._stop()
 
     # -- between the threads -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nrp_common import tracing
 from nrp_common.bus import BrokerAddress, BusCounts
 from nrp_common.lifecycle import SimulationState
+from nrp_common.messages import LifecycleMessage
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
@@ -123,6 +124,7 @@ class Journal(BaseModel):
         bus: what befell the server's connection to the bus.
         stopping: whether the server was asked to stop and ended in order.
         error: the reason when it failed.
+        verdict: what somebody else declared, which the server gave way to: its launcher may not have heard it.
     """
 
     state: SimulationState = SimulationState.CREATED
@@ -134,6 +136,7 @@ class Journal(BaseModel):
     bus: BusCounts = BusCounts()
     stopping: bool = False
     error: str | None = None
+    verdict: LifecycleMessage | None = None
 
 
 @dataclass(frozen=True)

@@ -378,7 +378,8 @@ class SimulationServerInstance:
         if self.is_leftover:
             self._hear_earlier_words()
         journal = self.folder.read_journal()
-        self._note_final_word(compose(self._site.node, self.record.incarnation, verdict, journal, stored))
+        own_word = compose(self._site.node, self.record.incarnation, verdict, journal, stored)
+        self._note_final_word(journal.verdict or own_word)  # the server may have heard what passed this launcher by
         if self._archiving.is_safe:
             remove_folder(self.folder.experiment)
         self._speak_final_word(verdict, stored)
