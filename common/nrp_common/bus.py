@@ -223,6 +223,7 @@ class Bus:
         self._lock = threading.RLock()
         self._handlers: dict[str, tuple[int, Callable[[mqtt.MQTTMessage], None]]] = {}
         self._retained: dict[str, bytes] = {}
+        self._said_at_first: set[str] | None = set()  # of these, while the first connection is being made
         self._pending: dict[str, _PendingRequest] = {}
         self._answered: OrderedDict[str | bytes, Responder] = OrderedDict()
         self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
@@ -347,8 +348,10 @@ class Bus:
 
     def _publish_own_state_again(self) -> None:
         with self._lock:
+            already_said, self._said_at_first = self._said_at_first or set(), None
             for topic, payload in self._retained.items():
-                self._send(topic, payload, qos=1, retain=True)
+                if topic not in already_said:
+                    self._send(topic, payload, qos=1, retain=True)
 
     def _connection_failed(self, _client: mqtt.Client, _userdata: object) -> None:
         error = sys.exception()  # paho is handling it
@@ -359,6 +362,8 @@ class Bus:
     ) -> None:
         was_connected = self._connected.is_set()
         self._connected.clear()
+        with self._lock:
+            self._said_at_first = None
         self._back_off_randomly()
         if was_connected and not self._closing:
             log.warning("Lost the MQTT broker at %s (%s), connecting again", self.broker, reason)
@@ -418,6 +423,8 @@ class Bus:
             # While the broker is away only the newest matters: older states would be queued and sent afterwards.
             if self.is_connected:
                 self._send(topic, data, qos=1, retain=True)
+                if self._said_at_first is not None:
+                    self._said_at_first.add(topic)
 
     def forget(self, topic: str, *, clear: bool = True) -> None:
         """Stop publishing `topic` again after a reconnect; with `clear` also remove it from the broker."""

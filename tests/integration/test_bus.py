@@ -143,6 +143,26 @@ def test_a_handler_that_fails_does_not_stop_the_others(make_bus: MakeBus) -> Non
     wait_until(lambda: heard.payloads == [b"1"])
 
 
+def test_a_state_retained_while_the_connection_is_made_is_told_once(make_bus: MakeBus, broker: BrokerAddress) -> None:
+    topic, other_topic = unique("state"), unique("other")
+    heard = Heard(make_bus(), topic)
+    bus: list[Bus] = []
+
+    def say() -> None:
+        bus[0].wait_until_connected(5)
+        bus[0].retain(topic, b"said on the way")
+
+    bus.append(Bus(broker, "test", on_connected=say))
+    bus[0].subscribe(other_topic, lambda *_: None)
+    bus[0].start()
+    wait_until(lambda: heard.payloads)
+    bus[0].flush(5)
+    bus[0].publish(topic, b"the end", qos=1)
+    wait_until(lambda: b"the end" in heard.payloads)
+    bus[0].close()
+    assert heard.payloads == [b"said on the way", b"the end"]
+
+
 def test_a_retained_state_is_told_to_who_comes_later(make_bus: MakeBus) -> None:
     topic = unique("presence")
     make_bus().retain(topic, b"online")
