@@ -272,6 +272,25 @@ def test_next_one_of_another_version_lets_them_finish_and_starts_new_ones_with_i
     assert final_words(new) == [("stopped", None)]
 
 
+def test_spawner_that_does_not_answer_is_not_taken_for_dead(launchers: Launchers) -> None:
+    launcher = launchers.running()
+    old = launcher.started()
+    frozen = launcher.spawner
+    launcher.kill()
+    os.kill(frozen, signal.SIGSTOP)
+    launcher.restart()
+    new = launcher.started()
+    old.await_steps()
+    new.await_steps()
+    assert not old.finals
+    os.kill(frozen, signal.SIGCONT)
+    for simulation in (old, new):
+        simulation.command("stopped")
+    assert final_words(old, new) == [("stopped", None)] * 2
+    assert_stored_and_nothing_left(old)
+    wait_until(lambda: frozen not in launcher.spawners)
+
+
 def test_two_spawners_are_never_left(launchers: Launchers) -> None:
     launcher = launchers.running()
     simulation = launcher.paused()

@@ -14,6 +14,8 @@ from typing import Final
 
 from nrp_simserver import processes
 
+SOCKET: Final = "socket"
+
 SECRETS: Final = ("NRP_SECRET_KEY", "NRP_MQTT_PASSWORD", "NRP_METRICS_TOKEN", "NRP_CATALOGUE_URL", "NRP_TOKEN")
 """Settings of the services that a simulation must not find in its environment."""
 
@@ -37,11 +39,20 @@ class SpawnerFolder:
         return self.path / "spawner.log"
 
     def listen(self) -> socket.socket:
-        """Make the folder, and a socket in it that waits for launchers."""
+        """Make the folder, and a socket in it that waits for launchers.
+
+        Raises:
+            OSError: there can be no socket on this file system; names the place.
+        """
         self.path.mkdir(mode=0o700, parents=True)
         listener = socket.socket(socket.AF_UNIX)
-        with self._socket_address() as address:
-            listener.bind(address)
+        try:
+            with self._socket_address() as address:
+                listener.bind(address)
+        except OSError as error:
+            listener.close()
+            self.remove()
+            raise OSError(error.errno, error.strerror, str(self.path / SOCKET)) from error
         listener.listen()
         return listener
 
@@ -65,7 +76,7 @@ class SpawnerFolder:
         # Of an address only 107 bytes count, which the paths of many data directories exceed.
         folder = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
         try:
-            yield f"/proc/self/fd/{folder}/socket"
+            yield f"/proc/self/fd/{folder}/{SOCKET}"
         finally:
             os.close(folder)
 
