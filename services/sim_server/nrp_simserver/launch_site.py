@@ -29,7 +29,7 @@ class LaunchSite:
     storage_for: Callable[[str], StorageClient]
     """The Storage Server for the owner of a sealed token."""
     servers: Callable[[], set[int]]
-    """The process ids of all simulation servers that are running."""
+    """The process ids of all simulation servers that there are."""
     freed: Callable[[], None]
     """Called when nothing of a simulation runs any more, before its final word."""
     metrics: LauncherMetrics

@@ -204,7 +204,7 @@ class Spawner:
         for pid, server in self._servers.items():
             self._report(Spawned(incarnation=server.incarnation, pid=pid))
         for idle in self._pool.idle:
-            self._report(Idle(incarnation=idle.incarnation))
+            self._report(Idle(incarnation=idle.incarnation, pid=idle.pid))
         self._report(AllTold())
 
     def _lose_launcher(self) -> None:
@@ -271,7 +271,7 @@ class Spawner:
             self._pool.pause()
             return
         self._pool.add(idle)
-        self._report(Idle(incarnation=incarnation))
+        self._report(Idle(incarnation=incarnation, pid=idle.pid))
 
     def _fork(self, incarnation: str, access: BusAccess) -> IdleServer:
         spawner, log_size = os.getpid(), self._log_file.stat().st_size

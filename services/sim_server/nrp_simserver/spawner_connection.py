@@ -109,10 +109,11 @@ class SpawnerConnection:
         self._process = process
         self._listener = listener
         self._owner = owner
-        self._lock = threading.Lock()  # guards what is sent, and the three below
+        self._lock = threading.Lock()  # guards what is sent, and the four below
         self._is_gone = False
         self._running: set[str] = set()  # the servers that end with this spawner at the latest
         self._idle: deque[str] = deque()
+        self._idle_pids: dict[str, int] = {}  # also of those that are reserved and do not run yet
         self._is_left = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._listen, name="spawner", daemon=True)
@@ -141,6 +142,12 @@ class SpawnerConnection:
         """The incarnation of an idle server, which nobody else gets; None when there is none."""
         with self._lock:
             return self._idle.popleft() if self._idle else None
+
+    @property
+    def idle_pids(self) -> set[int]:
+        """The process ids of the idle servers."""
+        with self._lock:
+            return set(self._idle_pids.values())
 
     def wait_until_gone(self) -> None:
         """Wait for the end of the spawner."""
@@ -202,17 +209,21 @@ class SpawnerConnection:
                 # An earlier launcher reserved it, and had no time to use it.
                 with suppress(SpawnerUnavailable):
                     self.send(Dismiss(incarnation=incarnation))
-            case Idle(incarnation=incarnation):
+            case Idle(incarnation=incarnation, pid=pid):
                 with self._lock:
                     self._idle.append(incarnation)
+                    self._idle_pids[incarnation] = pid
             case IdleGone(incarnation=incarnation):
                 with self._lock, suppress(ValueError):
+                    self._idle_pids.pop(incarnation, None)
                     self._idle.remove(incarnation)
             case Spawned(incarnation=incarnation, pid=pid):
                 assert self.hello is not None, "said first"
                 with self._lock:
                     self._running.add(incarnation)
                 self._listener.server_spawned(incarnation, pid, self.hello.pid)
+                with self._lock:
+                    self._idle_pids.pop(incarnation, None)
             case NotSpawned(incarnation=incarnation, reason=reason):
                 self._note_end(incarnation, f"The simulation server could not be started: {reason}")
             case Ended(incarnation=incarnation, exit_code=exit_code, reason=reason):
@@ -232,6 +243,7 @@ class SpawnerConnection:
         with self._lock:
             self._is_gone = True
             self._idle.clear()
+            self._idle_pids.clear()
             lost, self._running = self._running, set()
         reason = f"{THE_SPAWNER} {self._ending()}"
         if not self._is_closed and (lost or self.hello is None):

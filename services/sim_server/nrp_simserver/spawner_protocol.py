@@ -97,6 +97,7 @@ class Idle(BaseModel):
 
     kind: Literal["idle"] = "idle"
     incarnation: str
+    pid: int
 
 
 class IdleGone(BaseModel):

@@ -115,6 +115,11 @@ class Spawners:
             with suppress(SpawnerUnavailable):  # then its servers are gone, too
                 each.send(Signal(incarnation=incarnation, number=number))
 
+    @property
+    def idle_pids(self) -> set[int]:
+        """The process ids of all idle servers."""
+        return {pid for each in self._everybody() for pid in each.idle_pids}
+
     def dismiss(self, incarnation: str) -> None:
         """Let a server go that was reserved, and is not needed after all."""
         if (current := self._current) is not None:

@@ -52,7 +52,7 @@ ORDERS: list[Order] = [
 REPORTS: list[Report] = [
     Hello(pid=1, identity="x", is_retired=True),
     AllTold(),
-    Idle(incarnation="i"),
+    Idle(incarnation="i", pid=3),
     IdleGone(incarnation="i"),
     PoolFault(reason="two\nlines", retry_after_s=1),
     Spawned(incarnation="i", pid=2),
