@@ -47,11 +47,13 @@ class FakeBus:
     Attributes:
         is_connected: whether the broker is there.
         retained: what a broker would keep, by topic.
+        said: everything, by topic.
     """
 
     def __init__(self) -> None:
         self.is_connected = True
         self.retained: dict[str, bytes] = {}
+        self.said: dict[str, list[bytes]] = {}
         self._handlers: list[tuple[str, Callable[[str, bytes], None]]] = []
 
     def subscribe(self, topic_filter: str, handler: Callable[[str, bytes], None], *, qos: int = 1) -> None:
@@ -59,6 +61,7 @@ class FakeBus:
 
     def publish(self, topic: str, payload: Message | bytes, *, retain: bool = False, **_: Any) -> None:
         data = payload if isinstance(payload, bytes) else payload.to_json()
+        self.said.setdefault(topic, []).append(data)
         if retain and data:
             self.retained[topic] = data
         elif retain:

@@ -27,7 +27,7 @@ import nrp_common
 import nrp_shims
 import nrp_simserver
 from nrp_common.bus import BrokerAddress, Bus
-from nrp_common.messages import ArchiveKind, Collect, Command, CommandEvent, Launch, Reply
+from nrp_common.messages import ArchiveKind, Collect, Command, CommandEvent, Launch, Limits, Reply, Wishes
 from nrp_common.token_seal import seal_token
 from nrp_common.topics import Topics
 from nrp_simserver import processes, spawners
@@ -307,7 +307,13 @@ class RunningLauncher:
         return name
 
     def ask_launch(
-        self, simulation_id: int, experiment: str, *, token: str | None = None, secret: str = SECRET
+        self,
+        simulation_id: int,
+        experiment: str,
+        *,
+        token: str | None = None,
+        secret: str = SECRET,
+        limits: dict[str, Any] | None = None,
     ) -> Reply:
         """Ask as a gateway does; the answer."""
         launch = Launch(
@@ -318,14 +324,21 @@ class RunningLauncher:
             main_script="main_script.py",
             owner=StorageServer.OWNER,
             sealed_token=seal_token(token or StorageServer.TOKEN, secret),
+            wishes=Wishes(limits=Limits(**(limits or {}))),
         )
         return self.asker.request(self.topics.launch(self.name), launch, timeout=10)
 
     def launch(
-        self, script: str = ENDLESS, *, token: str | None = None, secret: str = SECRET, **experiment: Any
+        self,
+        script: str = ENDLESS,
+        *,
+        token: str | None = None,
+        secret: str = SECRET,
+        limits: dict[str, Any] | None = None,
+        **experiment: Any,
     ) -> Launched:
         """A simulation that was taken."""
-        return self.launch_experiment(self.experiment(script, **experiment), token=token, secret=secret)
+        return self.launch_experiment(self.experiment(script, **experiment), token=token, secret=secret, limits=limits)
 
     def launch_experiment(self, experiment: str, **caller: Any) -> Launched:
         """The same of an experiment that is stored."""
@@ -384,12 +397,12 @@ class Launchers:
     def __init__(self, broker: BrokerAddress, storage: StorageServer, folder: Path) -> None:
         self._broker = broker
         self._storage = storage
-        self._folder = folder
+        self.folder = folder
         self._running: list[RunningLauncher] = []
 
     def unstarted(self, *, broker: BrokerAddress | None = None, **settings: object) -> RunningLauncher:
         """A launcher that does not run yet; it looks for another broker when one is given."""
-        data = self._folder / f"launcher_{len(self._running)}"
+        data = self.folder / f"launcher_{len(self._running)}"
         launcher = RunningLauncher(broker or self._broker, self._storage, data, **settings)
         self._running.append(launcher)
         return launcher

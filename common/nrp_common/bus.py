@@ -525,15 +525,7 @@ class Bus:
             raise BusUnavailable(f"There is no connection to the MQTT broker at {self.broker}")
         with self._awaiting_answers() as (correlation, pending):
             deadline = time.monotonic() + timeout
-            behalf = tracing.current()
-            asked = request.model_copy(
-                update={
-                    "reply_to": self._reply_topic,
-                    "correlation": correlation,
-                    "request_id": behalf.request_id,
-                    "traceparent": behalf.traceparent,
-                }
-            )
+            asked = self._addressed(request, correlation)
             for pause in (*RESEND_AFTER_S, timeout):
                 self.publish(topic, asked)
                 left = deadline - time.monotonic()
@@ -544,6 +536,21 @@ class Bus:
                 raise CommandTimeout(f"A request on {topic} {heard} within {timeout:g} s")
         assert pending.answer is not None
         return pending.answer
+
+    def tell(self, topic: str, request: Request) -> None:
+        """Ask, once, and leave the answer to nobody. While the broker is away it is lost."""
+        self.publish(topic, self._addressed(request, uuid.uuid4().hex))
+
+    def _addressed(self, request: RequestT, correlation: str) -> RequestT:
+        behalf = tracing.current()
+        return request.model_copy(
+            update={
+                "reply_to": self._reply_topic,
+                "correlation": correlation,
+                "request_id": behalf.request_id,
+                "traceparent": behalf.traceparent,
+            }
+        )
 
     @contextmanager
     def _awaiting_answers(self) -> Iterator[tuple[str, _PendingRequest]]:

@@ -69,6 +69,19 @@ class Task(Message):
     """Whether the user can do nothing meanwhile."""
 
 
+IDLE: Final = "Idle"
+"""The task of an `IdleWarning`."""
+
+
+class IdleWarning(Task):
+    """An idle simulation is going to be stopped, unless it gets a command. Said again every few seconds until then."""
+
+    task: str = IDLE
+    block_ui: bool = False
+    stops_at: FiniteFloat = Field(alias="stopsAt")
+    """When, in seconds since 1970."""
+
+
 class TaskDone(Message):
     """The end of a task announced before."""
 
@@ -79,7 +92,7 @@ class TaskDone(Message):
 class Progress(Message):
     """A progress message, on the status topic but without a state."""
 
-    progress: Task | TaskDone
+    progress: IdleWarning | Task | TaskDone
 
 
 class ErrorType(StrEnum):
@@ -225,6 +238,23 @@ class Command(Request):
     """Of a step: how many of the smallest timesteps."""
 
 
+class Limits(Message):
+    """What a simulation may use at most; null for as much as its launcher allows. The stricter of both counts."""
+
+    real_time: FiniteFloat | None = Field(None, gt=0, alias="realTime")
+    """Seconds for which it is `started`, before a reset and after it."""
+    simulated_time: FiniteFloat | None = Field(None, gt=0, alias="simulatedTime")
+    """Simulated seconds since its beginning or the last reset."""
+    memory_mb: int | None = Field(None, gt=0, alias="memoryMB")
+    """Of all its processes together, in 2**20 bytes."""
+    cpu_time: FiniteFloat | None = Field(None, gt=0, alias="cpuTime")
+    """Seconds of a core, of all its processes together."""
+    processes: int | None = Field(None, gt=0)
+    """At once, its server included."""
+    disk_mb: int | None = Field(None, gt=0, alias="diskMB")
+    """The size of its folder with the experiment, results and logs, in 10**6 bytes."""
+
+
 class Wishes(Message):
     """What its owner asks for a simulation, beyond the experiment."""
 
@@ -235,6 +265,8 @@ class Wishes(Message):
     memory_mb: int = Field(0, ge=0)
     real_time_factor: FiniteFloat | None = Field(None, ge=0)
     """The most simulated seconds in a second of real time, 0 for no limit; None for what its configuration says."""
+    limits: Limits = Limits()
+    """Stricter ones than its launcher's own."""
 
 
 class Launch(Request):

@@ -31,7 +31,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from nrp_common.errors import InvalidName
 from nrp_common.experiment_files import LONGEST_NAME, checked_experiment_id, checked_path
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Wishes
+from nrp_common.messages import Limits, Wishes
 from nrp_gateway.errors import BodyTooLarge, RequestError
 
 LARGEST_BODY: Final = 1024 * 1024
@@ -103,6 +103,31 @@ class ResourcesBody(BaseModel):
     memory_mb: StrictInt = Field(0, alias="memoryMB", ge=0, le=2**30)
 
 
+Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Count = Annotated[StrictInt, Field(gt=0, le=2**30)]
+
+
+class LimitsBody(BaseModel):
+    """What a simulation may use at most. It fails when it uses more."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    real_time: Seconds | None = Field(
+        None, alias="realTime", description="Seconds for which it is `started`, before a reset and after it."
+    )
+    simulated_time: Seconds | None = Field(
+        None, alias="simulatedTime", description="Simulated seconds since its beginning or the last reset."
+    )
+    memory_mb: Count | None = Field(None, alias="memoryMB", description="Of all its processes together.")
+    cpu_time: Seconds | None = Field(
+        None, alias="cpuTime", description="Seconds of a core, of all its processes together."
+    )
+    processes: Count | None = Field(None, description="At once, its server included.")
+    disk_mb: Count | None = Field(
+        None, alias="diskMB", description="The size of its folder with the experiment, results and logs."
+    )
+
+
 class LaunchBody(BaseModel):
     """What to launch."""
 
@@ -132,8 +157,13 @@ class LaunchBody(BaseModel):
     resources: ResourcesBody = Field(
         default_factory=ResourcesBody, description="Kept for this simulation on its launcher's machine."
     )
+    limits: LimitsBody = Field(
+        default_factory=LimitsBody, description="Stricter ones than the launcher's own; the stricter of both counts."
+    )
     queue: StrictBool = Field(
-        default=False, description="Wait for a launcher when none has room, instead of being refused with 409."
+        default=False,
+        description="Wait when no launcher has room, or the owner has as many simulations as may be, instead of being"
+        " refused with 409.",
     )
     state: Any = Field(None, description="Accepted, without effect.")
     private: Any = Field(None, description="Accepted, without effect.")
@@ -145,6 +175,7 @@ class LaunchBody(BaseModel):
             cores=self.resources.cores,
             memory_mb=self.resources.memory_mb,
             real_time_factor=self.real_time_factor,
+            limits=Limits(**self.limits.model_dump()),
         )
 
 
@@ -189,6 +220,14 @@ class SimulationBody(BaseModel):
     launcher: str = Field("", description="The launcher that runs it, empty while it waits for one.")
     queue_position: int | None = Field(
         None, alias="queuePosition", description="How many launches it waits for, itself included."
+    )
+    limits: LimitsBody = Field(
+        default_factory=LimitsBody, description="That its launch asked for; the launcher may have stricter ones."
+    )
+    stops_at: str | None = Field(
+        None,
+        alias="stopsAt",
+        description="When it is going to be stopped, as it is idle, unless it gets a command. ISO 8601.",
     )
 
 

@@ -32,8 +32,14 @@ LARGEST_ID: Final = 2**63 - 1
 BUSY_TIMEOUT_S: Final = 10
 """How long a writer waits for another one before the database is called unreachable."""
 
+OWNER_RETRY_AFTER_S: Final = 30
+"""When it may be worth trying again, for an owner who has as many simulations as may be."""
+
 MIGRATION_LOCK: Final = 0x4E5250
 """PostgreSQL's name for the lock under which one gateway at a time migrates: `NRP` in ASCII."""
+
+OWNERS_LOCK: Final = 0x4E5251
+"""PostgreSQL's name for the locks under which one gateway at a time adds to an owner's simulations."""
 
 _FINAL: Final = (SimulationState.STOPPED.value, SimulationState.FAILED.value)
 
@@ -138,6 +144,11 @@ class SimulationRecord:
         """Whether it waits for a launcher."""
         return not self.launcher and self.queued_at is not None and self.state is SimulationState.CREATED
 
+    @property
+    def holds_a_place(self) -> bool:
+        """Whether it counts for its owner: it is with a launcher, and has not ended."""
+        return bool(self.launcher) and not self.state.is_final
+
 
 _COLUMNS: Final = [_simulations.c[column.name] for column in fields(SimulationRecord)]
 
@@ -170,6 +181,7 @@ class Catalogue:
 
     Args:
         url: SQLAlchemy's.
+        simulations_per_owner: how many an owner may have at once, those in the queue not counted; None for any number.
 
     Attributes:
         failures: how often it did not, so far.
@@ -178,7 +190,8 @@ class Catalogue:
         SettingsError: the URL is malformed, or its driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, simulations_per_owner: int | None = None) -> None:
+        self.simulations_per_owner = simulations_per_owner
         try:
             parsed = sa.make_url(url)
             is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -263,31 +276,63 @@ class Catalogue:
         """A new simulation in state `created`: a record with these attributes, but for its id and time.
 
         Raises:
-            NoRoom: an unfinished simulation holds the slot.
+            NoRoom: an unfinished simulation holds the slot, or the owner has as many simulations as may be.
         """
         record = SimulationRecord(id=0, created_at=time.time(), **values)
-        row = {column.name: getattr(record, column.name) for column in _COLUMNS if column.name != "id"}
-        row["wishes"] = record.wishes.to_json().decode()
+        values = {each.name: getattr(record, each.name) for each in _COLUMNS if each.name != "id"}
+        values["wishes"] = record.wishes.to_json().decode()
+        insert = sa.insert(_simulations).values(values)
+        if record.holds_a_place and self.simulations_per_owner is not None:
+            row = sa.select(*(sa.literal(value, _simulations.c[name].type) for name, value in values.items()))
+            insert = sa.insert(_simulations).from_select(list(values), row.where(self._has_place_for(record.owner)))
         try:
             with self._transaction() as connection:
-                inserted = connection.execute(sa.insert(_simulations).values(row).returning(_simulations.c.id))
-                return replace(record, id=inserted.scalar_one())
+                self._queue_up(connection, record.owner)
+                inserted = connection.execute(insert.returning(_simulations.c.id)).scalar_one_or_none()
         except IntegrityError as error:
             raise NoRoom("Another simulation is already running on the server") from error
+        if inserted is None:
+            raise NoRoom(
+                f"'{record.owner}' has {self.simulations_per_owner} simulations, and no owner may have more at once "
+                f'(limit NRP_SIMULATIONS_PER_OWNER). Try again when one has ended, or with "queue": true',
+                retry_after_s=OWNER_RETRY_AFTER_S,
+            )
+        return replace(record, id=inserted)
+
+    def _has_place_for(self, owner: str) -> sa.ColumnElement[bool]:
+        """Whether an owner may have one more simulation. Part of the statement that adds it, so that it stays true."""
+        if self.simulations_per_owner is None:
+            return sa.true()
+        others = _simulations.alias()
+        held = (others.c.owner == owner, others.c.launcher != "", others.c.state.not_in(_FINAL))
+        return sa.select(sa.func.count()).where(*held).scalar_subquery() < self.simulations_per_owner
+
+    def _queue_up(self, connection: sa.Connection, owner: str) -> None:
+        """Let nobody else add to an owner's simulations until the end of the transaction; SQLite has one writer."""
+        if self.simulations_per_owner is not None and not self._is_sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(OWNERS_LOCK, sa.func.hashtext(owner))))
 
     def note_incarnation(self, simulation_id: int, incarnation: str) -> SimulationRecord | None:
         """Note which server will report, before it does; None when there is no such simulation or one reported."""
         values = {"incarnation": incarnation, "sealed_token": ""}
         return self._update(values, _simulations.c.id == simulation_id, _simulations.c.incarnation == "")
 
-    def give_to(self, simulation_id: int, launcher: str) -> SimulationRecord | None:
-        """Note which launcher a queued simulation is given to; None when another gateway did that, or it ended."""
-        return self._update(
-            {"launcher": launcher},
-            _simulations.c.id == simulation_id,
+    def give_to(self, record: SimulationRecord, launcher: str) -> SimulationRecord | None:
+        """Note which launcher a queued simulation is given to.
+
+        Returns:
+            The new record; None when another gateway did that, it ended, or its owner has as many as may be.
+        """
+        given = sa.update(_simulations).where(
+            _simulations.c.id == record.id,
             _simulations.c.launcher == "",
             _simulations.c.state == SimulationState.CREATED.value,
+            self._has_place_for(record.owner),
         )
+        with self._transaction() as connection:
+            self._queue_up(connection, record.owner)
+            row = connection.execute(given.values(launcher=launcher).returning(*_COLUMNS)).one_or_none()
+        return None if row is None else _record(row)
 
     def take_back(self, simulation_id: int) -> SimulationRecord | None:
         """Let a simulation wait again that its launcher did not take; None when it ended meanwhile."""

@@ -82,6 +82,9 @@ class Commands:
         if not self._seems_needed(event, record):  # perhaps another gateway has heard more
             record = self._mirror.read_again(record.id) or record
             if not _is_needed(event, record):
+                # The simulation is where it is asked to be. Its launcher hears that somebody still wants it.
+                command = Command(event=event, deadline=time.time() + ANSWERED_WITHIN_S)
+                self._bus.tell(self._topics.command(record.id), command)
                 return record.state
         if event is CommandEvent.STOPPED:
             return self._stop(record)

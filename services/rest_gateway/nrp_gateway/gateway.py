@@ -51,7 +51,7 @@ class Gateway:
         self._identities = (
             StorageClient(url, timeout=IDENTITY_TIMEOUT, retry_for_s=IDENTITY_RETRY_FOR_S) if url else None
         )
-        self.catalogue = Catalogue(settings.catalogue)
+        self.catalogue = Catalogue(settings.catalogue, settings.simulations_per_owner)
         self.presences = Presences(self.topics)
         self.bus = Bus(
             settings.broker,

@@ -2,7 +2,8 @@
 
 They are rows of the catalogue without a launcher, so that they outlive a gateway, and gateways share them: who gives
 one to a launcher notes that first, under the condition that nobody else did. The order is fair: an owner's own launches
-stay in order, and whoever has had fewest simulations lately, or has fewest ahead in the queue, comes first.
+stay in order, and whoever has had fewest simulations lately, or has fewest ahead in the queue, comes first. Owners who
+have as many simulations as may be are passed over.
 """
 
 from __future__ import annotations
@@ -101,8 +102,10 @@ class LaunchQueue:
         return fair_order(self._mirror.live_and_recent(), time.time() - LATELY_S)
 
     def _give_away(self, record: SimulationRecord) -> None:
+        if not self._mirror.has_place_for(record.owner):
+            return
         for launcher in self._presences.with_room(record.wishes):
-            given = self._mirror.give_to(record.id, launcher)
+            given = self._mirror.give_to(record, launcher)
             if given is None:
                 return
             taken = False

@@ -16,7 +16,7 @@ import structlog
 
 from nrp_common.bus import Bus
 from nrp_common.lifecycle import SimulationEvent, SimulationState
-from nrp_common.messages import Archives, FailedStatus, LifecycleMessage, Reply, Status
+from nrp_common.messages import IDLE, Archives, FailedStatus, IdleWarning, LifecycleMessage, Progress, Reply, Status
 from nrp_common.topics import Topics
 from nrp_gateway.backend_lifecycle import BackendSimulationLifecycle
 from nrp_gateway.catalogue import Catalogue, SimulationRecord
@@ -32,6 +32,11 @@ LARGEST_REPORT: Final = 256 * 1024
 """In bytes. A report is some hundred bytes and a reason; nothing larger is kept for anybody."""
 
 CATALOGUE_RETRY_S: Final = 1.0
+
+IDLE_OVERDUE_S: Final = 30.0
+"""How long after its time a simulation may still be about to be stopped: then whoever said so has ended itself."""
+
+_IDLE: Final = f'"{IDLE}"'.encode()
 
 GATEWAY_NODE: Final = "nrp_gateway"
 """Who speaks in a verdict of the gateway."""
@@ -50,6 +55,7 @@ class Mirror:
         self._records: dict[int, SimulationRecord] = {}
         self._newest = 0
         self._statuses: dict[int, bytes] = {}
+        self._idle: dict[int, bytes] = {}
         self._reports: queue.SimpleQueue[tuple[Callable[[int, bytes], None], int, bytes] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_reports, name="mirror", daemon=True)
@@ -113,6 +119,15 @@ class Mirror:
         payload = self._statuses.get(simulation_id)
         return None if payload is None else Status.from_json(payload)
 
+    def stops_at(self, simulation_id: int) -> float | None:
+        """When a simulation is going to be stopped as idle, in seconds since 1970; None when it is not."""
+        payload = self._idle.get(simulation_id)
+        heard = None if payload is None else Progress.from_json(payload)
+        record = self._records.get(simulation_id)
+        if heard is None or not isinstance(heard.progress, IdleWarning) or record is None or record.state.is_final:
+            return None
+        return heard.progress.stops_at if heard.progress.stops_at > time.time() - IDLE_OVERDUE_S else None
+
     def wait_for(
         self, simulation_id: int, condition: Callable[[SimulationRecord], bool], timeout: float
     ) -> SimulationRecord | None:
@@ -139,14 +154,25 @@ class Mirror:
             if (noted := self._catalogue.note_incarnation(simulation_id, incarnation)) is not None:
                 self._keep(simulation_id, noted)
 
-    def give_to(self, simulation_id: int, launcher: str) -> SimulationRecord | None:
-        """Note which launcher a queued simulation is given to. None when another gateway did, or it has ended."""
+    def has_place_for(self, owner: str) -> bool:
+        """Whether an owner may have one more simulation at a launcher, as far as this gateway knows."""
+        most = self._catalogue.simulations_per_owner
+        if most is None:
+            return True
+        return sum(each.owner == owner and each.holds_a_place for each in self._records.copy().values()) < most
+
+    def give_to(self, record: SimulationRecord, launcher: str) -> SimulationRecord | None:
+        """Note which launcher a queued simulation is given to.
+
+        Returns:
+            The new record; None when another gateway did that, it ended, or its owner has as many as may be.
+        """
         with self._changed:
-            given = self._catalogue.give_to(simulation_id, launcher)
+            given = self._catalogue.give_to(record, launcher)
             if given is None:
-                self.read_again(simulation_id)
+                self.read_again(record.id)
             else:
-                self._keep(simulation_id, given)
+                self._keep(record.id, given)
             return given
 
     def take_back(self, simulation_id: int) -> None:
@@ -238,6 +264,7 @@ class Mirror:
         with self._changed:
             self._records.pop(simulation_id, None)
             self._statuses.pop(simulation_id, None)
+            self._idle.pop(simulation_id, None)
             self._changed.notify_all()
 
     # -- reports -------------------------------------------------------------------------------------------------------
@@ -293,8 +320,12 @@ class Mirror:
 
     def _status_heard(self, simulation_id: int, payload: bytes) -> None:
         # Read when somebody asks: hundreds arrive a second. Progress messages share the topic, without a state.
-        if b'"state"' in payload and simulation_id in self._records:
+        if simulation_id not in self._records:
+            return
+        if b'"state"' in payload:
             self._statuses[simulation_id] = payload
+        elif _IDLE in payload:
+            self._idle[simulation_id] = payload
 
     def _lifecycle_reported(self, simulation_id: int, payload: bytes) -> None:
         if not payload:  # cleared: perhaps another gateway deleted it

@@ -20,6 +20,7 @@ from nrp_gateway.bodies import (
     ErrorBody,
     HealthBody,
     LaunchBody,
+    LimitsBody,
     ReadyBody,
     SimulationBody,
     SimulationListBody,
@@ -391,7 +392,7 @@ def _body(record: SimulationRecord, gateway: Gateway, *, for_stranger: bool = Fa
         configuration=record.configuration,
         main_script=record.main_script,
         owner=record.owner,
-        creation_date=datetime.fromtimestamp(record.created_at, UTC).astimezone().isoformat(timespec="microseconds"),
+        creation_date=_iso(record.created_at),
         experiment_id=record.experiment_id,
         context_id=record.context_id,
         mqtt_prefix=gateway.topics.prefix,
@@ -403,8 +404,14 @@ def _body(record: SimulationRecord, gateway: Gateway, *, for_stranger: bool = Fa
         simulation_time_left=times.simulation_time_left,
         launcher=record.launcher,
         queue_position=gateway.launches.queue.position(record.id) if record.is_queued else None,
+        limits=LimitsBody(**record.wishes.limits.model_dump()),
+        stops_at=None if (stops_at := gateway.mirror.stops_at(record.id)) is None else _iso(stops_at),
     )
     return body.model_dump(by_alias=True, include=STRANGERS_FIELDS if for_stranger else None)
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(timespec="microseconds")
 
 
 def _answers(

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from nrp_common.settings import CommonSettings
 
@@ -36,6 +36,9 @@ class GatewaySettings(CommonSettings):
     """Where the gateway's own storage keeps the experiments; `experiments` in the data directory when not given."""
     catalogue_url: str = ""
     """An SQLAlchemy URL; an SQLite file in the data directory when not given."""
+    simulations_per_owner: PositiveInt | None = None
+    """How many simulations an owner may have at once; as many as launchers take when not given. Those that wait in the
+    queue do not count."""
     cors_origins: str = "*"
     """Origins whose pages may call, separated by commas."""
 

@@ -130,16 +130,20 @@ def write_archive(destination: Path, files: Iterable[ArchivedFile]) -> list[str]
     """
     unread: list[str] = []
     unfinished = destination.with_name(f"{destination.name}.part")
-    with unfinished.open("wb") as target:
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=QUICKLY) as archive:
-            for file in files:
-                try:
-                    _add(archive, file)
-                except _Unreadable as error:
-                    unread.append(f"{file.name}: {error}")
-            is_empty = not archive.namelist()
-        target.flush()
-        os.fsync(target.fileno())
+    try:
+        with unfinished.open("wb") as target:
+            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=QUICKLY) as archive:
+                for file in files:
+                    try:
+                        _add(archive, file)
+                    except _Unreadable as error:
+                        unread.append(f"{file.name}: {error}")
+                is_empty = not archive.namelist()
+            target.flush()
+            os.fsync(target.fileno())
+    except OSError:  # the disk is full; the next attempt is not to find it full of this one
+        unfinished.unlink(missing_ok=True)
+        raise
     if is_empty:
         unfinished.unlink()
     else:

@@ -13,6 +13,7 @@ from nrp_common import tracing
 from nrp_common.messages import PENDING, ArchiveKind, Archives
 from nrp_common.storage_client import StorageClient
 from nrp_simserver.archives import Snapshot, archive_name, files_of, write_archive
+from nrp_simserver.disk_use import DISK_MEGABYTE, DiskUse
 from nrp_simserver.simulation_folder import SimulationFolder
 from nrp_simserver.simulation_record import SimulationRecord, read_snapshot
 from nrp_simserver.spool import Manifest, Spool
@@ -53,6 +54,7 @@ class Archiving:
 
     Attributes:
         cloned: what the experiment was when the simulation began, None when it did not begin.
+        may_leave_out_results: whether results are deleted that there is no room for: the simulation took too much.
     """
 
     def __init__(
@@ -61,8 +63,11 @@ class Archiving:
         folder: SimulationFolder,
         spool: Spool,
         storage_for: Callable[[str], StorageClient],
+        disk: DiskUse,
     ) -> None:
         self.cloned: Snapshot | None = read_snapshot(folder)
+        self.may_leave_out_results = False
+        self._disk = disk
         self._record = record
         self._folder = folder
         self._spool = spool
@@ -169,6 +174,8 @@ class Archiving:
             return Archives()
         if not self._folder.experiment.exists():
             return self._stored_before()
+        if self.may_leave_out_results:
+            self._leave_out_results_without_room(self.cloned)
         folder = self._spool.folder_for(launch.simulation_id)
         names: dict[ArchiveKind, str] = {}
         for kind in ArchiveKind:
@@ -189,6 +196,16 @@ class Archiving:
         )
         self._spool.put(manifest)
         return archives
+
+    def _leave_out_results_without_room(self, cloned: Snapshot) -> None:
+        results = list(files_of(ArchiveKind.RESULTS, self._folder, cloned))
+        size = sum(file.path.stat().st_size for file in results)
+        if self._disk.has_room_for(size):
+            return
+        for file in results:
+            file.path.unlink(missing_ok=True)
+        with self._folder.log.open("a") as own_log:
+            own_log.write(f"The results, {size // DISK_MEGABYTE} MB, are not kept: the disk has no room for them\n")
 
     def _stored_before(self) -> Archives:
         """What an earlier launcher stored: it then had the final word, which may call it pending."""

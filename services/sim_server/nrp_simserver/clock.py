@@ -25,7 +25,15 @@ class SimulationClock:
         timestep_ns: of the smallest timestep, in nanoseconds, 0 while nobody knows.
     """
 
-    __slots__ = ("_forgotten_ns", "_now_ns", "_run", "time_ns", "timeout_ns", "timestep_ns")
+    __slots__ = (
+        "_before_reset_ns",
+        "_forgotten_ns",
+        "_now_ns",
+        "_run",
+        "time_ns",
+        "timeout_ns",
+        "timestep_ns",
+    )
 
     def __init__(self, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.time_ns = 0
@@ -35,6 +43,7 @@ class SimulationClock:
         # Real time until it last stood still, and since when it counts again. In one, as other threads read it.
         self._run: tuple[int, int | None] = (0, None)
         self._forgotten_ns = 0
+        self._before_reset_ns = 0
 
     def start(self) -> None:
         """The simulation was started: real time counts."""
@@ -47,6 +56,7 @@ class SimulationClock:
     def reset(self) -> None:
         """Back to the beginning."""
         self.time_ns = 0
+        self._before_reset_ns += self._real_ns()
         self._run = (0, None)
         self._forgotten_ns = 0
 
@@ -72,6 +82,11 @@ class SimulationClock:
     def real_time(self) -> float:
         """Seconds spent in `started` since the beginning or the last reset."""
         return self._real_ns() / NANOSECONDS
+
+    @property
+    def total_real_time(self) -> float:
+        """The same, what was before resets included."""
+        return (self._before_reset_ns + self._real_ns()) / NANOSECONDS
 
     @property
     def simulation_time(self) -> float:

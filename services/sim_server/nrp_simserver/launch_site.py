@@ -9,7 +9,11 @@ from nrp_common.bus import Bus
 from nrp_common.clone_cache import CloneCache
 from nrp_common.storage_client import StorageClient
 from nrp_simserver import processes
+from nrp_simserver.cgroups import CgroupTree
+from nrp_simserver.disk_use import DiskUse
+from nrp_simserver.limits import LimitWatch, limits_in_force
 from nrp_simserver.metrics import LauncherMetrics
+from nrp_simserver.process_table import ProcessTable
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
 from nrp_simserver.simulation_record import SimulationRecord
@@ -30,6 +34,10 @@ class LaunchSite:
     """The Storage Server for the owner of a sealed token."""
     servers: Callable[[], set[int]]
     """The process ids of all simulation servers that there are."""
+    table: ProcessTable
+    disk: DiskUse
+    cgroups: CgroupTree | None
+    """Where simulations get one of their own."""
     freed: Callable[[], None]
     """Called when nothing of a simulation runs any more, before its final word."""
     metrics: LauncherMetrics
@@ -39,7 +47,12 @@ class LaunchSite:
         """Who speaks the final word."""
         return f"nrp_launcher_{self.settings.launcher_name}"
 
-    def setup_of(self, record: SimulationRecord, folder: SimulationFolder) -> ServerSetup:
+    def limits_of(self, record: SimulationRecord, folder: SimulationFolder) -> LimitWatch:
+        """Watches over what a simulation uses."""
+        limits = limits_in_force(self.settings, record.launch.wishes.limits)
+        return LimitWatch(limits, folder, record.incarnation, self.table, self.disk, self.cgroups)
+
+    def setup_of(self, record: SimulationRecord, folder: SimulationFolder, limits: LimitWatch) -> ServerSetup:
         """All that the server of a simulation needs."""
         settings, launch = self.settings, record.launch
         return ServerSetup(
@@ -58,6 +71,9 @@ class LaunchSite:
             request_id=launch.request_id,
             traceparent=launch.traceparent,
             log_format=settings.log_format,
+            cgroup=limits.cgroup,
+            largest_file=limits.largest_file,
+            most_tasks_of_user=limits.most_tasks_of_user,
         )
 
     def end_processes(

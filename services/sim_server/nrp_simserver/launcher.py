@@ -23,10 +23,14 @@ from nrp_common.messages import Archives, Collect, Inquiry, Launch, LauncherPres
 from nrp_common.metrics import MetricsServer, new_registry
 from nrp_common.storage_client import StorageClient
 from nrp_common.token_seal import unseal_token
+from nrp_simserver import cgroups
 from nrp_simserver.capacity import MEGABYTE, Room, available_cores, available_memory, default_capacity
+from nrp_simserver.cgroups import CgroupTree
+from nrp_simserver.disk_use import DiskUse
 from nrp_simserver.health import health
 from nrp_simserver.launch_site import LaunchSite
 from nrp_simserver.metrics import LauncherMetrics, Uploads
+from nrp_simserver.process_table import ProcessTable
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord
@@ -34,6 +38,7 @@ from nrp_simserver.simulation_server_instance import SimulationServerInstance
 from nrp_simserver.spawner_protocol import Prepare
 from nrp_simserver.spawners import Spawners
 from nrp_simserver.spool import Spool
+from nrp_simserver.surge_watch import SurgeWatch
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +86,13 @@ class Launcher:
         self._bus = Bus(
             settings.broker, "launcher", will=Will(self._presence_topic, LauncherPresence(online=False).to_json())
         )
+        tree = _cgroups(settings.cgroup)
         preparation = Prepare(
             idle_servers=settings.idle_servers,
             bus=settings.bus_access,
             orphaned_s=settings.orphaned_s,
             stop_grace_s=settings.stop_grace_s,
+            cgroups=None if tree is None else tree.base,
         )
         self._has_adopted = threading.Event()
         self._spawners = Spawners(
@@ -93,6 +100,9 @@ class Launcher:
         )
         self._registry = new_registry()
         self._metrics_server: MetricsServer | None = None
+        self._disk = DiskUse(settings.data_directory, settings.limit_free_disk_mb)
+        self._table = ProcessTable()
+        self._surge_watch = SurgeWatch(self._processes_surged)
         self._spool = Spool(settings.spool_directory, self._storage_for, self._stored_late, Uploads(self._registry).one)
         self._site = LaunchSite(
             settings=settings,
@@ -102,6 +112,9 @@ class Launcher:
             clone_cache=CloneCache(settings.clone_cache_directory),
             storage_for=self._storage_for,
             servers=self._server_pids,
+            table=self._table,
+            disk=self._disk,
+            cgroups=tree,
             freed=self._appear,
             metrics=LauncherMetrics(self._registry, self._bus, self._room.places, self._all_instances, self._spool),
         )
@@ -119,6 +132,7 @@ class Launcher:
         self._spawners.start()
         self._has_adopted.wait(ADOPTED_WITHIN_S)
         self._spool.start()
+        self._surge_watch.start()
         name = self._settings.launcher_name
         self._bus.serve(self._topics.launch(name), Launch, self._take_launch)
         self._bus.serve(self._topics.collect(name), Collect, self._take_collect)
@@ -146,6 +160,7 @@ class Launcher:
             if not (leaves and instance.is_on_its_own):
                 instance.stop(ENDED)
         self._await_idleness(self._settings.stop_grace_s + SHUTDOWN_S, besides_those_on_their_own=leaves)
+        self._surge_watch.close()
         self._spool.close()
         if leaves:
             self._spawners.leave()
@@ -195,7 +210,8 @@ class Launcher:
                 if self._is_closing.is_set():
                     responder.reply(Reply(error="it is being shut down", refusal=Refusal.FULL))
                     return
-                if (full := self._room.refusal(launch.wishes, self._running())) is not None:
+                full = self._room.refusal(launch.wishes, self._running()) or self._disk.refusal()
+                if full is not None:
                     responder.reply(Reply(error=full, refusal=Refusal.FULL))
                     return
                 instance = self._new_instance(launch)
@@ -292,6 +308,13 @@ class Launcher:
                 instance.server_not_found()
         self._has_adopted.set()
 
+    def _processes_surged(self) -> None:
+        with self._table.ahead_of_everybody():
+            self._table.read()
+            for instance in self._all_instances():
+                if instance.is_running:
+                    instance.processes_surged()
+
     # -- the instances -------------------------------------------------------------------------------------------------
 
     def _all_instances(self) -> list[SimulationServerInstance]:
@@ -327,6 +350,21 @@ class Launcher:
             instance.stored_late(archives)
         else:  # it ended long ago: whoever is there hears it, and the gateway clears the topic again
             self._bus.publish(self._topics.archives(simulation_id), archives, qos=1, retain=True)
+
+
+def _cgroups(setting: str) -> CgroupTree | None:
+    if setting == "none":
+        return None
+    try:
+        tree = cgroups.claim(setting)
+    except cgroups.NoCgroups as reason:
+        if setting != "auto":
+            raise SettingsError(f"NRP_CGROUP={setting} cannot be used: {reason}") from reason
+        log.info("Simulations get no cgroups of their own, as %s: their processes are looked at once a second", reason)
+        return None
+    tree.remove_empty()
+    log.info("Simulations get cgroups of their own, in %s", tree.base)
+    return tree
 
 
 @contextmanager

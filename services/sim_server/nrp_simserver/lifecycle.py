@@ -55,6 +55,7 @@ class SimulationServerLifecycle(SimulationLifecycle):
                 seq=self.seq,
                 simulation_time=self._clock.simulation_time,
                 real_time=self._clock.real_time,
+                total_real_time=self._clock.total_real_time,
                 simulation_time_left=self._clock.simulation_time_left,
                 steps=self._clock.steps,
                 bus=self._notifier.bus_counts,

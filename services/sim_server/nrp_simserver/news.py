@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nrp_common.errors import NRPError
 from nrp_common.messages import LifecycleMessage
+from nrp_simserver.limits import Excess
 
 
 @dataclass(frozen=True)
@@ -47,4 +48,11 @@ class Overruled:
     by: LifecycleMessage
 
 
-News = Cloned | Spawned | Ended | StopAsked | Overruled
+@dataclass(frozen=True)
+class Swollen:
+    """The simulation has too many processes, and is being killed."""
+
+    excess: Excess
+
+
+News = Cloned | Spawned | Ended | StopAsked | Overruled | Swollen

@@ -13,10 +13,11 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NoReturn
 
 from nrp_common.topics import Topics
-from nrp_simserver import processes, server, surroundings
+from nrp_simserver import cgroups, processes, server, surroundings
 from nrp_simserver.rehearsal import rehearse
 from nrp_simserver.simulation_folder import BusAccess, ServerSetup
 from nrp_simserver.spawner_protocol import Lines
@@ -28,7 +29,9 @@ LINGER_S: Final = 0.5
 """How long the goodbye to the broker may take."""
 
 
-def run(incarnation: str, access: BusAccess, spawner: int, handover: socket.socket) -> NoReturn:
+def run(
+    incarnation: str, access: BusAccess, spawner: int, handover: socket.socket, cgroup: Path | None = None
+) -> NoReturn:
     """Be a simulation server: wait for a simulation, run it, and leave this process.
 
     Args:
@@ -36,11 +39,14 @@ def run(incarnation: str, access: BusAccess, spawner: int, handover: socket.sock
         access: how to get onto the bus.
         spawner: the process id of the parent.
         handover: over which the setup comes, a line of JSON.
+        cgroup: of the simulation, to be made; None where there are none.
     """
     code = 1
     try:
         _be_a_process_of_its_own(incarnation, spawner)
         handover = _keep_only(handover)
+        if cgroup is not None and not _is_there_already(handover):
+            cgroups.enter_early(cgroup)
         bus = server.join_bus(access, incarnation)
         if not _is_there_already(handover):
             rehearse()

@@ -91,6 +91,26 @@ class LauncherSettings(CoreSettings, CommonSettings):
     """Goes with the port."""
     log_limit_mb: PositiveInt = 512
     """A simulation that writes more than this to its log is ended."""
+    limit_real_time_s: NonNegativeFloat = 0.0
+    """How long a simulation may be `started`, in seconds, before a reset and after it; 0 for as long as it likes."""
+    limit_simulated_time_s: NonNegativeFloat = 0.0
+    """How many simulated seconds a simulation may reach; 0 for any number."""
+    limit_memory_mb: NonNegativeInt = 0
+    """How much memory all processes of a simulation may use, together; 0 for any amount."""
+    limit_cpu_time_s: NonNegativeFloat = 0.0
+    """How many seconds of a core all processes of a simulation may take, together; 0 for any number."""
+    limit_processes: NonNegativeInt = 256
+    """How many processes a simulation may have at once; 0 for any number."""
+    limit_disk_mb: NonNegativeInt = 10_000
+    """How large the folder of a simulation may become, with the experiment, results and logs; 0 for any size."""
+    limit_free_disk_mb: NonNegativeInt = 500
+    """What is kept free of the disk that the data directory is on: with less no simulation is launched, and one that
+    takes what is missing is failed."""
+    idle_timeout_s: NonNegativeFloat = 0.0
+    """After how long without a command a simulation is stopped that is paused or completed; 0 for never."""
+    cgroup: str = "auto"
+    """The cgroup (version 2) in which the launcher makes one for each simulation: its path, `auto` for the one that was
+    delegated to the launcher, `none` to look at the processes instead."""
 
     @field_validator("launcher_name")
     @classmethod
@@ -98,6 +118,13 @@ class LauncherSettings(CoreSettings, CommonSettings):
         if not name or set(name) & set("/+#\0"):
             raise ValueError("a launcher's name is part of its topics: it must not be empty or contain / + #")
         return name
+
+    @field_validator("cgroup")
+    @classmethod
+    def _be_a_path_or_a_word(cls, cgroup: str) -> str:
+        if cgroup not in ("auto", "none") and not cgroup.startswith("/"):
+            raise ValueError("must be an absolute path, auto or none")
+        return cgroup
 
     @property
     def own_labels(self) -> list[str]:

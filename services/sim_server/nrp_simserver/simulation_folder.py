@@ -81,6 +81,9 @@ class ServerSetup(BusAccess):
         request_id: of the HTTP request that asked for it, "" when none did.
         traceparent: the trace that this request belongs to, "" for none.
         log_format: of the server's own log records: `json`, or `console` for people.
+        cgroup: to be entered, absolute; None where there are none.
+        largest_file: in bytes; no file becomes larger. None for any size.
+        most_tasks_of_user: how many processes and threads the user may have for it to start another; None for any.
     """
 
     simulation_id: int
@@ -97,6 +100,9 @@ class ServerSetup(BusAccess):
     request_id: str = ""
     traceparent: str = ""
     log_format: Literal["json", "console"] = "console"
+    cgroup: Path | None = None
+    largest_file: int | None = None
+    most_tasks_of_user: int | None = None
 
     @property
     def context(self) -> tracing.Context:
@@ -119,6 +125,7 @@ class Journal(BaseModel):
         seq: the last lifecycle message's.
         simulation_time: in seconds.
         real_time: in seconds.
+        total_real_time: in seconds, what was before resets included.
         simulation_time_left: in seconds, 0 without a time-out.
         steps: the smallest timesteps taken, since the last reset.
         bus: what befell the server's connection to the bus.
@@ -131,6 +138,7 @@ class Journal(BaseModel):
     seq: int = 0
     simulation_time: float = 0.0
     real_time: float = 0.0
+    total_real_time: float = 0.0
     simulation_time_left: float = 0.0
     steps: int = 0
     bus: BusCounts = BusCounts()

@@ -24,10 +24,12 @@ class Intention(BaseModel):
     Attributes:
         event: `stopped` or `failed`.
         reason: why, None when its owner asked for it.
+        may_wait: whether its server is left the time to end in order.
     """
 
     event: SimulationEvent
     reason: str | None = None
+    may_wait: bool = False
 
 
 class SimulationRecord(BaseModel):

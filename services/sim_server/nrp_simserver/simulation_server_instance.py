@@ -31,9 +31,11 @@ from nrp_simserver import processes
 from nrp_simserver.archives import size_of_logs, snapshot
 from nrp_simserver.archiving import Archiving
 from nrp_simserver.final_word import compose, speak
+from nrp_simserver.idle_culling import IdleCulling
 from nrp_simserver.launch_site import LaunchSite
+from nrp_simserver.limits import Excess, Limited
 from nrp_simserver.metrics import LaunchPhases
-from nrp_simserver.news import Cloned, Ended, News, Overruled, Spawned, StopAsked
+from nrp_simserver.news import Cloned, Ended, News, Overruled, Spawned, StopAsked, Swollen
 from nrp_simserver.server_end import ServerEnd, describe_server_end
 from nrp_simserver.simulation_folder import Journal, SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import Intention, SimulationRecord, write_snapshot
@@ -91,7 +93,9 @@ class SimulationServerInstance:
         self.over_since: float | None = None
         self._site = site
         self._topics = site.settings.topics
-        self._archiving = Archiving(record, folder, site.spool, site.storage_for)
+        self._archiving = Archiving(record, folder, site.spool, site.storage_for, site.disk)
+        self._limits = site.limits_of(record, folder)
+        self._culling = IdleCulling(site.settings.idle_timeout_s, site.bus, self._topics.status(self.simulation_id))
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._spawner: int | None = None  # the process id of the spawner that the server is below
         self._phases: LaunchPhases | None = None  # of a launch by this launcher
@@ -168,6 +172,13 @@ class SimulationServerInstance:
         """Stop the simulation, although its owner did not ask for it."""
         self._news.put(StopAsked(reason))
 
+    def processes_surged(self) -> None:
+        """The machine has many more processes than a moment ago: when they are of this simulation it is killed."""
+        excess = self._limits.excess_of_processes(self.pid, self._spawner)
+        if excess is not None:
+            self._news.put(Swollen(excess))
+            self._limits.kill(self.pid, self._spawner)
+
     def stored_late(self, archives: Archives) -> None:
         """Tell where the archives are, which the final word could not."""
         self._is_final_spoken.wait()
@@ -202,6 +213,7 @@ class SimulationServerInstance:
 
     def _take_command(self, command: Command, responder: Responder) -> None:
         """Take part in a stop, and answer what no server is there to answer."""
+        self._culling.stir()
         journal = self.folder.read_journal()
         if command.event is CommandEvent.STOPPED:
             with tracing.within(
@@ -261,6 +273,11 @@ class SimulationServerInstance:
                     self._site.spawners.dismiss(self.record.incarnation)
                     return Verdict(SimulationEvent.STOPPED, self.record.intention.reason)
         assert self._archiving.cloned is not None
+        try:
+            self._limits.prepare()
+        except OSError as error:
+            self._site.spawners.dismiss(self.record.incarnation)
+            return Verdict(SimulationEvent.FAILED, f"The simulation gets no cgroup: {error}", ErrorType.LOADING)
         write_snapshot(self.folder, self._archiving.cloned)
         self._has_server = True
         return self._verdict(self._run_server())
@@ -269,7 +286,7 @@ class SimulationServerInstance:
         """Have a server started, and wait for its end; started again when the order went down with a spawner."""
         for _ in range(ORDERS):
             try:
-                self._site.spawners.spawn(self._site.setup_of(self.record, self.folder))
+                self._site.spawners.spawn(self._site.setup_of(self.record, self.folder, self._limits))
             except NRPError as error:
                 return Ended(str(error))
             ended = self._watch()
@@ -312,10 +329,16 @@ class SimulationServerInstance:
             if time.monotonic() >= self._kill_at:
                 self._kill_at = math.inf
                 self._site.spawners.signal(self.record.incarnation, signal.SIGKILL)
+            if isinstance(news, Swollen) and self.record.intention is None:
+                self._fail_for(news.excess)
             if self.record.intention is None:
-                fault = self._find_fault(time.monotonic() - started_at)
-                if fault is not None:
+                journal = self.folder.read_journal()
+                if (fault := self._find_fault(time.monotonic() - started_at)) is not None:
                     self._intend(Intention(event=SimulationEvent.FAILED, reason=fault))
+                elif (excess := self._limits.excess(journal, self.pid, self._spawner)) is not None:
+                    self._fail_for(excess)
+                elif (idle := self._culling.verdict(journal)) is not None:
+                    self._have_stopped(StopAsked(idle))
 
     def _next_news(self) -> News | None:
         """What is new, taken note of; None when a while has passed without anything."""
@@ -345,7 +368,7 @@ class SimulationServerInstance:
 
     def _end_server(self, intention: Intention) -> None:
         """Have the server end: in order, which it may do already or be cut off from the bus, or at once."""
-        if intention.event is SimulationEvent.STOPPED:
+        if intention.event is SimulationEvent.STOPPED or intention.may_wait:
             self._kill_at = time.monotonic() + self._site.settings.stop_grace_s
             self._site.spawners.signal(self.record.incarnation, signal.SIGTERM)
         else:
@@ -361,13 +384,32 @@ class SimulationServerInstance:
             return f"The simulation was not ready after {settings.initialise_timeout_s:g} s"
         return None
 
+    def _fail_for(self, excess: Excess) -> None:
+        if not excess.may_wait:
+            self._limits.kill(self.pid, self._spawner)
+        self._note_excess(excess)
+        self._intend(Intention(event=SimulationEvent.FAILED, reason=excess.reason, may_wait=excess.may_wait))
+
+    def _note_excess(self, excess: Excess) -> None:
+        log.warning("%s: simulation %d", excess.reason, self.simulation_id)
+        if excess.of is Limited.DISK:
+            self._archiving.may_leave_out_results = True
+
     def _verdict(self, ended: Ended) -> Verdict:
+        journal, is_own_end = self.folder.read_journal(), not (ended.by_spawner or ended.with_spawner)
+        if self.record.intention is None and is_own_end and not journal.stopping:
+            excess = self._limits.excess_at_the_end()
+            if excess is not None:  # it did not live to be ended for it
+                self._note_excess(excess)
+                reason = f"{excess.reason}; {journal.error or ended.how}"
+                self.record.intention = Intention(event=SimulationEvent.FAILED, reason=reason)
         return verdict_on(self.record, self.folder, ended.how, by_spawner=ended.by_spawner)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _end(self, verdict: Verdict) -> None:
         """Leave nothing running, store what is to be kept, speak the final word, free the folder."""
+        self._limits.release()
         self._site.end_processes(self.record.incarnation, self.folder, self.pid, self._spawner)
         self._has_server = False
         self.pid = None

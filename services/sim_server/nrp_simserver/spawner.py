@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 import nrp_shims
-from nrp_simserver import pooled_server, processes
+from nrp_simserver import cgroups, pooled_server, processes
 from nrp_simserver.cores.embedded.imports import Imports
 from nrp_simserver.launcher_connection import LauncherConnection
 from nrp_simserver.server_end import ServerEnd, describe_exit, last_words
@@ -121,6 +121,7 @@ class Spawner:
             each.setblocking(False)
         self._servers: dict[int, _Server] = {}
         self._pool = ServerPool()
+        self._cgroups: dict[int, Path] = {}  # of idle servers and of those that are leaving, by their process ids
         self._dismissed: set[int] = set()  # the process ids of idle servers that are leaving
         self._prepared: Prepare | None = None
         self._alone_since = time.monotonic()
@@ -222,7 +223,7 @@ class Spawner:
             case Signal(incarnation=incarnation, number=number):
                 for pid, server in self._servers.items():
                     if server.incarnation == incarnation:
-                        os.kill(pid, number)
+                        processes.send(pid, number)
             case Prepare():
                 self._prepared = order
                 size = 0 if self._is_retired else order.idle_servers
@@ -258,6 +259,7 @@ class Spawner:
                 self._report(NotSpawned(incarnation=setup.incarnation, reason=reason))
                 return
             _hand_over(idle, setup)
+        self._cgroups.pop(idle.pid, None)  # the simulation's from now on
         self._servers[idle.pid] = _Server(setup.incarnation, SimulationFolder(setup.folder, setup.simulation_id))
         self._report(Spawned(incarnation=setup.incarnation, pid=idle.pid))
 
@@ -275,6 +277,8 @@ class Spawner:
 
     def _fork(self, incarnation: str, access: BusAccess) -> IdleServer:
         spawner, log_size = os.getpid(), self._log_file.stat().st_size
+        base = None if self._prepared is None else self._prepared.cgroups
+        cgroup = None if base is None else cgroups.path_of(base, incarnation)
         ours, theirs = socket.socketpair()
         try:
             pid = os.fork()
@@ -283,7 +287,9 @@ class Spawner:
             theirs.close()
             raise
         if pid == 0:
-            pooled_server.run(incarnation, access, spawner, theirs)
+            pooled_server.run(incarnation, access, spawner, theirs, cgroup)
+        if cgroup is not None:
+            self._cgroups[pid] = cgroup
         theirs.close()
         return IdleServer(incarnation, pid, ours, access, time.monotonic(), log_size)
 
@@ -304,6 +310,9 @@ class Spawner:
 
     def _note_end(self, pid: int, exit_code: int) -> None:
         self._dismissed.discard(pid)
+        if (cgroup := self._cgroups.pop(pid, None)) is not None:
+            with suppress(OSError):  # it was never made
+                cgroup.rmdir()
         if (server := self._servers.pop(pid, None)) is not None:
             end = ServerEnd(
                 pid=pid,

@@ -6,6 +6,7 @@ whoever does not know a kind of message passes over it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -23,6 +24,7 @@ class Prepare(BaseModel):
         bus: how they get onto the bus; those that did it differently are dismissed.
         orphaned_s: seconds without a launcher after which the spawner ends its servers and itself.
         stop_grace_s: seconds that the servers have to stop then, before they are killed.
+        cgroups: where each idle server gets the cgroup that is its simulation's later, None where there are none.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
@@ -32,6 +34,7 @@ class Prepare(BaseModel):
     bus: BusAccess
     orphaned_s: float
     stop_grace_s: float
+    cgroups: Path | None = None
 
 
 class Spawn(BaseModel):

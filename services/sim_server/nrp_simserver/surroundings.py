@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import nrp_shims
-from nrp_simserver import processes
+from nrp_simserver import cgroups, processes
 from nrp_simserver.server_log import log_ourselves_only
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
 
@@ -19,9 +20,13 @@ NICENESS = 10
 SWITCH_INTERVAL_S = 0.0005
 """How soon a busy script lets the bus's threads work: a command takes 2 ms then instead of 13."""
 
+FIRST_TO_GO = 500
+"""When the machine's memory runs out the kernel ends what has most of it. This counts as half of the machine's, so that
+it ends a simulation and no service."""
+
 
 def enter(setup: ServerSetup) -> None:
-    """Make this process the server of one simulation: directory, environment, import path, output, priority."""
+    """Make this process the server of one simulation: output, limits, directory, environment, import path, priority."""
     folder = SimulationFolder(setup.folder, setup.simulation_id)
     os.environ["NRP_SIMULATION_ID"] = str(setup.simulation_id)
     os.environ["NRP_INCARNATION"] = setup.incarnation
@@ -30,6 +35,7 @@ def enter(setup: ServerSetup) -> None:
         if value:
             os.environ[name] = value
     _write_to(folder.log)
+    _keep_to_limits(setup)
     log_ourselves_only(setup.context, setup.log_format)
     work_in(folder.experiment)
     for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP):
@@ -42,6 +48,20 @@ def be_nice() -> None:
     """Leave the processor to the services."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def _keep_to_limits(setup: ServerSetup) -> None:
+    if setup.cgroup is not None and not cgroups.is_inside(setup.cgroup):
+        cgroups.enter(setup.cgroup)
+    for kind, most in (
+        (resource.RLIMIT_FSIZE, setup.largest_file),
+        (resource.RLIMIT_NPROC, setup.most_tasks_of_user),
+    ):
+        _, hard = resource.getrlimit(kind)
+        if most is not None:
+            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))
 
 
 def work_in(experiment: Path) -> None:

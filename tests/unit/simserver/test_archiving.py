@@ -16,6 +16,7 @@ from nrp_common.messages import PENDING, ArchiveKind, Archives, Launch, Lifecycl
 from nrp_simserver import archiving as archiving_module
 from nrp_simserver.archives import snapshot
 from nrp_simserver.archiving import Archiving
+from nrp_simserver.disk_use import DiskUse
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord, write_snapshot
 from nrp_simserver.spool import Spool
@@ -75,9 +76,14 @@ def final_word(archives: Archives) -> LifecycleMessage:
 
 
 @pytest.fixture
-def make(record: SimulationRecord, ended: SimulationFolder, spool: Spool, storage: FakeStorage) -> Any:
+def disk(tmp_path: Path) -> DiskUse:
+    return DiskUse(tmp_path, keep_free_mb=0)
+
+
+@pytest.fixture
+def make(record: SimulationRecord, ended: SimulationFolder, spool: Spool, storage: FakeStorage, disk: DiskUse) -> Any:
     """Archivings of the same simulation, as launchers have them one after another."""
-    return lambda: Archiving(record, ended, spool, storage.of)  # type: ignore[arg-type]
+    return lambda: Archiving(record, ended, spool, storage.of, disk)  # type: ignore[arg-type]
 
 
 def test_archives_are_stored_within_the_time(make: Any, storage: FakeStorage) -> None:
@@ -158,3 +164,30 @@ def test_what_an_earlier_launcher_stored_is_neither_stored_again_nor_forgotten(
     remove_folder(ended.experiment)
     assert make().store(5, told) == BOTH
     assert len(storage.writes) == 2
+
+
+# -- after a simulation that took too much disk ----------------------------------------------------------------------
+
+
+def test_results_that_there_is_no_room_for_are_left_out_and_the_log_says_so(
+    make: Any, disk: DiskUse, ended: SimulationFolder, storage: FakeStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "has_room_for", lambda size: size < 2)
+    archiving = make()
+    archiving.may_leave_out_results = True
+    assert archiving.store(5, told) == Archives(logs=LOGS)
+    assert storage.writes == [LOGS]
+    assert "The results, 0 MB, are not kept: the disk has no room for them" in ended.log.read_text()
+
+
+def test_results_are_kept_where_there_is_room(make: Any) -> None:
+    archiving = make()
+    archiving.may_leave_out_results = True
+    assert archiving.store(5, told) == BOTH
+
+
+def test_results_of_a_simulation_that_did_nothing_wrong_are_never_left_out(
+    make: Any, disk: DiskUse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "has_room_for", lambda _: False)
+    assert make().store(5, told) == BOTH
