@@ -167,6 +167,13 @@ def delay_everything(lab: Lab, rng: random.Random) -> None:
         proxy.heal()
 
 
+def narrow_a_connection(lab: Lab, rng: random.Random) -> None:
+    proxy = lab.proxies[rng.choice(sorted(lab.proxies))]
+    proxy.slow_down(rng.uniform(1_000, 50_000))
+    time.sleep(rng.uniform(1.0, 8.0))
+    proxy.heal()
+
+
 FAULTS: tuple[Fault, ...] = (
     kill_a_gateway,
     kill_the_broker,
@@ -180,6 +187,7 @@ FAULTS: tuple[Fault, ...] = (
     cut_a_connection,
     lose_all_packets,
     delay_everything,
+    narrow_a_connection,
 )
 
 

@@ -244,6 +244,10 @@ class Lab:
         ids = [answer.simulation_id for answer in list(self.history.answers) if answer.method == "POST"]
         return sorted(each for each in ids if each is not None)
 
+    def simulations_at(self, launcher: Service) -> list[int]:
+        """Those that a launcher has a folder for."""
+        return [int(folder.name) for folder in (launcher.log.parent / "simulations").iterdir()]
+
     def steps_of(self, simulation_id: int) -> float:
         """The simulated time that it told last, in seconds."""
         topic = f"{self.prefix}/nrp_simulation/{simulation_id}/status"

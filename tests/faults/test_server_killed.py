@@ -55,7 +55,7 @@ def test_command_to_a_server_that_dies_over_it_is_answered(launcher: RunningLaun
         os._exit(0)
     answer = simulation.command("started")
     os.waitpid(killer, 0)
-    assert answer.error == "The simulation failed"
+    assert answer.error == "The simulation ended before it carried that out"
     assert simulation.await_final()["event"] == "failed"
 
 

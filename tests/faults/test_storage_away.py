@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.lab import Lab
 from tests.launchers import Launched, RunningLauncher
 from tests.waiting import wait_until
 
@@ -89,3 +91,21 @@ def test_refused_archives_are_stored_with_the_token_of_the_owners_next_launch(co
     following.await_final()
     following.assert_nothing_is_left()
     storage.users[storage.TOKEN] = storage.OWNER
+
+
+def test_logs_of_ten_simulations_that_end_in_the_minute_that_it_is_away_are_stored_once(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, launchers=2)
+    try:
+        lab.start()
+        ids = lab.started(10)
+        lab.storage.stop()
+        away_since = time.monotonic()
+        for each in ids:
+            assert lab.client.ask(each, "stopped").state == "stopped"
+        time.sleep(60 - (time.monotonic() - away_since))
+        assert not list(lab.storage.root.glob("*/*.log.zip"))
+        lab.storage.start()
+        assert lab.violations(timeout=90) == []
+        assert len(list(lab.storage.root.glob("*/*.log.zip"))) == 10
+    finally:
+        lab.close()

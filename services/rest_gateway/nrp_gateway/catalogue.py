@@ -195,7 +195,7 @@ class Catalogue:
         try:
             parsed = sa.make_url(url)
             is_sqlite = parsed.get_backend_name() == "sqlite"
-            if is_sqlite and parsed.database:
+            if is_sqlite and parsed.database and not parsed.database.startswith("file:"):
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             arguments = {"timeout": BUSY_TIMEOUT_S} if is_sqlite else {}
             self._engine = sa.create_engine(parsed, connect_args=arguments, pool_pre_ping=not is_sqlite)

@@ -10,11 +10,11 @@ import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from nrp_common.errors import ExperimentError
 from nrp_simserver import processes
+from nrp_simserver.bound_program import start_bound
 from nrp_simserver.cores.configuration import ExternalProcess
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,12 @@ class ExternalProcesses:
             command = [*shlex.split(program.command), *program.arguments]
             name = program.name or program.command
             try:
-                started = subprocess.Popen(
+                started = start_bound(
                     command,
                     cwd=folder,
                     env={**os.environ, **program.environment_variables()},
                     stdin=subprocess.DEVNULL,
                     process_group=0,
-                    preexec_fn=partial(processes.die_with_parent, os.getpid()),  # noqa: PLW1509  one system call, loaded before
                 )
             except OSError as error:
                 raise ExperimentError(

@@ -222,11 +222,20 @@ class SimulationServerInstance:
                 log.info("Simulation %d is asked to stop", self.simulation_id)
             self._news.put(StopAsked())
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
-        elif not self._has_server:
-            error = InvalidTransition(journal.state, command.event) if self.is_running else SimulationFinal()
-            responder.reply(Reply(error=str(error), refusal=Refusal.INVALID))
+        elif self.is_running and not self._has_server:
+            responder.reply(Reply(error=str(InvalidTransition(journal.state, command.event)), refusal=Refusal.INVALID))
+        elif self._is_final_spoken.is_set():
+            responder.reply(Reply(error=str(SimulationFinal()), refusal=Refusal.INVALID))
         else:
             self._commands.append(responder)
+            if not self._has_server:
+                self._answer_for_the_dead()
+
+    def _answer_for_the_dead(self) -> None:
+        with suppress(IndexError):
+            while True:
+                responder = self._commands.popleft()
+                responder.reply(Reply(error="The simulation ended before it carried that out", refusal=Refusal.FAILED))
 
     def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
         message = LifecycleMessage.from_json(payload)
@@ -411,9 +420,10 @@ class SimulationServerInstance:
         """Leave nothing running, store what is to be kept, speak the final word, free the folder."""
         self._limits.release()
         self._site.end_processes(self.record.incarnation, self.folder, self.pid, self._spawner)
-        self._has_server = False
         self.pid = None
         self.is_running = False
+        self._has_server = False
+        self._answer_for_the_dead()
         self._site.metrics.end(self, verdict.event)
         self._site.freed()
         stored = self._archiving.store(STORED_WITHIN_S, self.stored_late)
@@ -426,8 +436,6 @@ class SimulationServerInstance:
             remove_folder(self.folder.experiment)
         self._speak_final_word(verdict, stored)
         self._is_final_spoken.set()
-        for responder in self._commands:  # who still waits for an answer asked a server that died over it
-            responder.reply(Reply(error=f"The simulation {verdict.event}", refusal=Refusal.FAILED))
         self._archiving.wait_until_safe()
         self._await_delivery()
         remove_folder(self.folder.path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,13 +69,35 @@ def test_program_that_is_missing_is_named(external: ExternalProcesses, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("script", "ending"), [("exit 3", "ended with status 3"), ("kill -9 $$", "was ended by SIGKILL")]
+    ("script", "ending"),
+    [
+        ("exit 3", "ended with status 3"),
+        ("kill -9 $$", "was ended by SIGKILL"),
+        ("kill -PIPE $$", "was ended by SIGPIPE"),
+    ],
 )
 def test_program_that_fails_at_once_is_named_with_how_it_ended(
     external: ExternalProcesses, tmp_path: Path, script: str, ending: str
 ) -> None:
     with pytest.raises(ExperimentError, match=f"'beside' {ending}"):
         external.start([program("sh", "-c", script)], tmp_path)
+
+
+def test_program_dies_with_whoever_started_it(tmp_path: Path) -> None:
+    source = """
+import os, sys
+from pathlib import Path
+from nrp_simserver.cores.configuration import ExternalProcess
+from nrp_simserver.external_processes import ExternalProcesses
+
+start = ["-c", "echo $$; exec sleep 600"]
+beside = ExternalProcess.model_validate({"ProcName": "beside", "ProcCmd": "sh", "ProcStartParams": start})
+ExternalProcesses().start([beside], Path.cwd())
+os.kill(os.getpid(), 9)
+"""
+    ended = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    wait_until(lambda: not psutil.pid_exists(int(ended.stdout)))
 
 
 def test_program_that_is_done_quickly_is_no_error(external: ExternalProcesses, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nrp_common.errors import CoreLost, EngineUnavailable
 from nrp_simserver import processes
+from nrp_simserver.bound_program import start_bound
 from nrp_simserver.cores.nrpcoresim.console_log import LOG, ConsoleLog
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ class Program:
         self._mark = uuid.uuid4().hex
         self._look_at = 0.0
         server = ["-m", "server", "--server_address", self.address, "--logoutput=all", f"--logfilename={LOG}"]
-        in_main_thread = threading.current_thread() is threading.main_thread()
+        start = start_bound if threading.current_thread() is threading.main_thread() else subprocess.Popen
         try:
             self._log = ConsoleLog(folder)
             with self._log.open() as output:
-                self._process = subprocess.Popen(
+                self._process = start(
                     [path, "-c", config_file, *server, *options],
                     cwd=folder,
                     env={**os.environ, MARK: self._mark},
@@ -99,7 +99,6 @@ class Program:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
-                    preexec_fn=partial(processes.die_with_parent, os.getpid()) if in_main_thread else None,  # noqa: PLW1509  one system call
                 )
         except OSError as error:
             raise EngineUnavailable(f"{path} cannot be started in {folder}: {error}") from error
