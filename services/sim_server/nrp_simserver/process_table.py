@@ -54,6 +54,20 @@ class Process(NamedTuple):
     resident: int
 
 
+class Adopted(NamedTuple):
+    """The children of a spawner: simulation servers, and what lost its parent.
+
+    Attributes:
+        by_session: by the id of the session that they are in.
+        by_mark: by the incarnation that they are marked with.
+        unmarked: those without a mark.
+    """
+
+    by_session: defaultdict[int, list[Process]]
+    by_mark: defaultdict[str, list[Process]]
+    unmarked: list[Process]
+
+
 class ProcessTable:
     """The processes of this machine, by whom they belong to. Usable from several threads."""
 
@@ -63,7 +77,8 @@ class ProcessTable:
         self._read_at = float("-inf")
         self._by_pid: dict[int, Process] = {}
         self._children: dict[int, list[Process]] = {}
-        self._marks: dict[tuple[int, int], str | None] = {}  # of those that lost their parent, which are few
+        self._adopted: dict[int, Adopted] = {}  # by spawner
+        self._marks: dict[tuple[int, int], str | None] = {}  # of what spawners adopted
 
     def of(self, server: int, incarnation: str, spawner: int | None, folder: Path) -> list[Process]:
         """The processes of one simulation: its server, all below it, and what below the spawner once belonged to it.
@@ -124,25 +139,31 @@ class ProcessTable:
                         os.sched_setscheduler(thread, kind, parameter)
 
     def _of(self, server: int, incarnation: str, spawner: int | None, folder: Path) -> list[Process]:
-        found = [self._by_pid[server]] if server in self._by_pid else []
+        found = {server: self._by_pid[server]} if server in self._by_pid else {}
         if spawner is not None:
-            found += (
-                each
-                for each in self._children.get(spawner, [])
-                if each.pid != server and self._belongs(each, server, incarnation, folder)
-            )
-        for each in found:  # grows on the way
-            found += self._children.get(each.pid, [])
-        return found
+            adopted = self._adopted_by(spawner)
+            unmarked = (each for each in adopted.unmarked if processes.works_in(each.pid, folder))
+            for each in (*adopted.by_session[server], *adopted.by_mark[incarnation], *unmarked):
+                found[each.pid] = each
+        family = list(found.values())
+        for each in family:  # grows on the way
+            family += self._children.get(each.pid, [])
+        return family
 
-    def _belongs(self, orphan: Process, server: int, incarnation: str, folder: Path) -> bool:
-        if orphan.session == server:
-            return True
+    def _adopted_by(self, spawner: int) -> Adopted:
+        """The children of a spawner: simulation servers, and what lost its parent."""
+        if spawner not in self._adopted:
+            adopted = self._adopted[spawner] = Adopted(defaultdict(list), defaultdict(list), [])
+            for each in self._children.get(spawner, []):
+                adopted.by_session[each.session].append(each)
+                (adopted.unmarked if (mark := self._mark_of(each)) is None else adopted.by_mark[mark]).append(each)
+        return self._adopted[spawner]
+
+    def _mark_of(self, orphan: Process) -> str | None:
         key = orphan.pid, orphan.started
         if key not in self._marks:
             self._marks[key] = processes.mark_of(orphan.pid)
-        mark = self._marks[key]
-        return mark == incarnation if mark is not None else processes.works_in(orphan.pid, folder)
+        return self._marks[key]
 
     def _read(self) -> None:
         self._by_pid = {each.pid: each for each in _all_processes()}
@@ -150,6 +171,7 @@ class ProcessTable:
         for each in self._by_pid.values():
             children[each.parent].append(each)
         self._children = dict(children)
+        self._adopted.clear()
         living = {(each.pid, each.started) for each in self._by_pid.values()}
         self._marks = {key: mark for key, mark in self._marks.items() if key in living}
         self._read_at = time.monotonic()

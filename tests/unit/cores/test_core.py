@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +356,34 @@ def test_engines_and_functions_run_in_the_experiments_folder(
     experiment.engine("a", engine).function("tell", tell).started().run_loop()
     assert seen == [str(experiment.folder)] * 2
     assert Path.cwd() == elsewhere
+
+
+def test_steps_do_not_let_go_of_the_interpreter(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does so in every step, for a moment, keeps other threads from ever getting their turn by demanding it."""
+    monkeypatch.chdir(experiment.folder)  # as in a simulation server
+    quiet = "class Script(EngineScript):\n    def runLoop(self, _):\n        pass\n"
+    core = experiment.engine("a", quiet).engine("b", quiet).started()
+    turns, is_over = [0], threading.Event()
+
+    def take_turns() -> None:
+        while not is_over.is_set():
+            time.sleep(0.0001)
+            turns[0] += 1
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(100)  # none is demanded
+    other = threading.Thread(target=take_turns)
+    other.start()
+    try:
+        time.sleep(0.01)
+        turns_before = turns[0]
+        for _ in range(20_000):
+            core.run_loop()
+        assert turns[0] == turns_before
+    finally:
+        is_over.set()
+        sys.setswitchinterval(before)
+        other.join()
 
 
 # -- failures --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import nrp_shims
 from nrp_common.errors import EngineFailed
 from nrp_simserver.cores.embedded.generators import Generator, NumpyGenerator, StandardGenerator, States
 from nrp_simserver.cores.embedded.imports import Imports
+from nrp_simserver.cores.embedded.working_directory import is_working_in, work_in, working_directory
 
 GeneratorT = TypeVar("GeneratorT", bound=Generator)
 
@@ -66,6 +67,7 @@ class Surroundings:
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
+        self._encoded_folder = os.fsencode(folder)
         self._root = str(folder) + os.sep
         self._paths = [str(folder), str(nrp_shims.PATH)]
         self._outside = Occupant(self._folder, sys.path)
@@ -132,10 +134,9 @@ class Surroundings:
 
     def enter(self) -> None:
         """Go into the experiment's folder, from the outside."""
-        folder = os.getcwd()  # noqa: PTH109  in every step; Path.cwd() takes five times as long
-        if folder != self._folder:
-            os.chdir(self._folder)
-            self._outside_folder = folder
+        if not is_working_in(self._encoded_folder):
+            self._outside_folder = working_directory()
+            work_in(self._folder)
         if Surroundings._first_on_path is not self:  # another experiment is open in this process, too
             self._leave_path()
             self._take_path()
@@ -153,7 +154,7 @@ class Surroundings:
                 if not generator.is_used:
                     generator.load(self._outside.generators[generator])
         if self._outside_folder is not None:
-            os.chdir(self._outside_folder)
+            work_in(self._outside_folder)
             self._outside_folder = None
 
     def switch(self, occupant: Occupant) -> None:
@@ -169,9 +170,9 @@ class Surroundings:
             sys.modules.update(occupant.modules)
             self._imports.note()
         if self._places_differ:
-            present.folder, present.path = os.getcwd(), sys.path  # noqa: PTH109
+            present.folder, present.path = working_directory(), sys.path
             if occupant.folder != present.folder:
-                os.chdir(occupant.folder)
+                work_in(occupant.folder)
             sys.path = occupant.path
         for generator in self._generators:
             if generator.is_used or generator.word.raw != generator.mark:
