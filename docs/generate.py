@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from nrp_common.asyncapi import CHANNELS, asyncapi_document
-from nrp_common.settings import CommonSettings
+from nrp_common.settings import IN_A_FILE, CommonSettings, is_secret
 from nrp_gateway.app import openapi_document
 from nrp_gateway.settings import GatewaySettings
 from nrp_simserver.settings import CoreSettings, LauncherSettings
@@ -108,8 +108,9 @@ def _settings_page() -> str:
         for name, field in model.model_fields.items():
             if name not in seen:
                 seen.add(name)
+                in_a_file = f" Or `NRP_{name.upper()}{IN_A_FILE}`, a file that holds it." if is_secret(field) else ""
                 lines += [
-                    f"| `{variable}` | {_default(field)} | {_cell(field.description or '')} |"
+                    f"| `{variable}` | {_default(field)} | {_cell((field.description or '') + in_a_file)} |"
                     for variable in _variables(name, field)
                 ]
     return "\n".join(lines) + "\n"

@@ -1,24 +1,29 @@
 """Settings that gateway and launcher share, from environment variables `NRP_*`; each service adds its own.
 
 The names that NRP 4 deployments set (`NRP_MQTT_BROKER_ADDRESS`, `NRP_MQTT_PREFIX`, `STORAGE_ADDRESS`, `STORAGE_PORT`)
-are understood.
+are understood. A secret may be in a file, which `NRP_<NAME>_FILE` names: what is in an environment is seen by many.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from nrp_common.bus import BrokerAddress
 from nrp_common.errors import SettingsError
 from nrp_common.topics import Topics
 
 MQTT_PORT: Final = 1883
+
+IN_A_FILE: Final = "_FILE"
+"""Added to the variable of a secret, names the file that holds it."""
 
 
 def _check_prefix(prefix: str) -> str:
@@ -27,12 +32,63 @@ def _check_prefix(prefix: str) -> str:
     return prefix.strip("/")
 
 
+def secret(variable: str) -> str | None:
+    """What an environment variable says, or the file that `<variable>_FILE` names; None when neither is set.
+
+    Raises:
+        SettingsError: the file cannot be read or is empty, or both are set.
+    """
+    told, path = os.environ.get(variable) or None, os.environ.get(variable + IN_A_FILE)
+    if not path:
+        return told
+    if told is not None:
+        raise SettingsError(f"{variable} and {variable}{IN_A_FILE} are both set: only one of them can count")
+    try:
+        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise SettingsError(f"{variable}{IN_A_FILE}: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{variable}{IN_A_FILE}: {path} is no text: {error}") from error
+    if not text:
+        raise SettingsError(f"{variable}{IN_A_FILE}: {path} is empty")
+    return text
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a setting may be in a file."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """The secrets among a class's settings that files hold."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = f"{self.config.get('env_prefix', '')}{field_name}".upper()
+        return secret(variable) if is_secret(field) else None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: text for name, text in found.items() if text is not None}
+
+
 class Settings(BaseSettings):
-    """Settings from environment variables `NRP_*`."""
+    """Settings from environment variables `NRP_*`, and secrets from files."""
 
     model_config = SettingsConfigDict(
         env_prefix="NRP_", env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  its base's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where settings come from; what comes first counts."""
+        return init_settings, env_settings, _SecretFiles(settings_cls)
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +192,26 @@ def test_gateway_serves_other_machines_when_told_to() -> None:
     assert GatewaySettings.load(
         host="0.0.0.0", authentication="storage", storage_url="http://storage.example", secret_key=KEY
     )
+
+
+@pytest.mark.parametrize("published", ["127.0.0.1", "::1", "[::1]", "localhost"])
+def test_gateway_in_a_container_is_reached_where_its_port_is_published(published: str) -> None:
+    assert GatewaySettings.load(host="0.0.0.0", published_host=published)
+
+
+@pytest.mark.parametrize("published", ["0.0.0.0", "[::]", "192.168.1.2"])
+def test_gateway_in_a_container_refuses_to_be_published_without_authentication(published: str) -> None:
+    with pytest.raises(SettingsError, match=rf"NRP_PUBLISHED_HOST={re.escape(published)} .*NRP_AUTHENTICATION"):
+        GatewaySettings.load(host="127.0.0.1", published_host=published)
+
+
+def test_gateway_in_a_container_refuses_to_be_published_beside_a_broker_that_takes_everybody() -> None:
+    guarded = {"authentication": "storage", "storage_url": "http://storage.example", "secret_key": KEY}
+    published = {"host": "0.0.0.0", "published_host": "0.0.0.0", **guarded}
+    with pytest.raises(SettingsError, match="NRP_MQTT_USERNAME"):
+        GatewaySettings.load(**published)
+    assert GatewaySettings.load(**published, mqtt_username="gateway")
+    assert GatewaySettings.load(**published, allow_unauthenticated=True)
 
 
 @pytest.mark.parametrize("missing", ["storage_url", "secret_key"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from nrp_cli.doctor.findings import Finding
 from nrp_cli.doctor.gateway import GatewayView
 from nrp_cli.doctor.targets import Targets
-from nrp_common.errors import NRPError
+from nrp_common.errors import NRPError, SettingsError
+from nrp_common.settings import secret
 from nrp_gateway.catalogue import Catalogue
 from nrp_gateway.settings import GatewaySettings
 
@@ -22,7 +22,12 @@ NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smbfs", "smb3", "afs",
 
 def examine_catalogue(targets: Targets, gateway: GatewayView) -> Iterator[Finding]:
     """The catalogue that a gateway with these settings uses on this machine."""
-    url = os.environ.get("NRP_CATALOGUE_URL") or GatewaySettings.model_construct(data_directory=targets.data).catalogue
+    try:
+        told = secret("NRP_CATALOGUE_URL")
+    except SettingsError as error:
+        yield Finding.problem("catalogue", str(error), "Correct the setting.")
+        return
+    url = told or GatewaySettings.model_construct(data_directory=targets.data).catalogue
     try:
         shown = sa.make_url(url).render_as_string(hide_password=True)
         file = _sqlite_file(url)

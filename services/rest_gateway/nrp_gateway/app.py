@@ -9,7 +9,7 @@ from flask import Response, jsonify
 from flask_cors import CORS
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from nrp_common import logs
 from nrp_gateway.bodies import ErrorBody, describe_fault
@@ -59,7 +59,9 @@ def create_app(settings: GatewaySettings | None = None) -> OpenAPI:
 def openapi_document() -> dict[str, Any]:
     """What `GET /openapi` answers on a gateway that keeps the experiments itself; none is started for it."""
     # Whatever the environment says, and nothing of this is on the disk.
-    settings = GatewaySettings.model_construct(catalogue_url="sqlite://", experiments_directory=Path("nowhere"))
+    settings = GatewaySettings.model_construct(
+        catalogue_url=SecretStr("sqlite://"), experiments_directory=Path("nowhere")
+    )
     return _application(settings, Gateway(settings)).api_doc
 
 

@@ -65,6 +65,9 @@ class LauncherSettings(CoreSettings, CommonSettings):
 
     launcher_name: str = Field(default_factory=socket.gethostname, validate_default=True)
     """Tells launchers apart on the bus; the host's name when not given."""
+    share_data_directory: bool = False
+    """For launchers that are copies of one another, as those of a scaled container are: each takes the first folder in
+    the data directory that no other one uses, `1`, `2` and so on, and adds its number to its name."""
     capacity: PositiveInt | None = None
     """How many simulations may run at once; from the machine's cores and memory when not given."""
     labels: str = ""

@@ -87,7 +87,8 @@ class SpawnerFolder:
 
 def spawner_environment(own: Mapping[str, str]) -> dict[str, str]:
     """The environment of a spawner and so of simulations, from a launcher's own."""
-    environment = {name: value for name, value in own.items() if name not in (*SECRETS, *PASSING)}
+    kept_back = {*SECRETS, *(f"{name}_FILE" for name in SECRETS), *PASSING}
+    environment = {name: value for name, value in own.items() if name not in kept_back}
     return environment | {"OPENBLAS_NUM_THREADS": "1", processes.MARK: processes.UNMARKED}
 
 

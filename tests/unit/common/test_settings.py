@@ -108,3 +108,46 @@ def test_all_faults_are_told_at_once(monkeypatch: SetVariable) -> None:
         "NRP_MQTT_PREFIX: 'lab/#'",
     ):
         assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_secret_is_read_from_its_file_without_the_end_of_the_line(
+    monkeypatch: SetVariable, tmp_path: Path, end: str
+) -> None:
+    (tmp_path / "key").write_bytes(f" k3y {end}".encode())
+    monkeypatch.setenv("NRP_SECRET_KEY_FILE", str(tmp_path / "key"))
+    assert CommonSettings.load().secret_key.get_secret_value() == " k3y "
+
+
+@pytest.mark.parametrize("name", ["mqtt_password", "secret_key", "metrics_token"])
+def test_every_secret_may_be_in_a_file(monkeypatch: SetVariable, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("s3cret")
+    monkeypatch.setenv(f"NRP_{name.upper()}_FILE", str(tmp_path / name))
+    assert getattr(CommonSettings.load(), name).get_secret_value() == "s3cret"
+
+
+def test_what_is_no_secret_is_not_read_from_a_file(monkeypatch: SetVariable, tmp_path: Path) -> None:
+    (tmp_path / "prefix").write_text("lab")
+    monkeypatch.setenv("NRP_MQTT_PREFIX_FILE", str(tmp_path / "prefix"))
+    assert CommonSettings.load().mqtt_prefix == ""
+
+
+@pytest.mark.parametrize(("content", "fault"), [(None, "cannot be read"), (b"\n", "is empty"), (b"\xff", "is no text")])
+def test_a_secrets_file_that_is_of_no_use_is_named(
+    monkeypatch: SetVariable, tmp_path: Path, content: bytes | None, fault: str
+) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    monkeypatch.setenv("NRP_SECRET_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(SettingsError, match=rf"^NRP_SECRET_KEY_FILE: {tmp_path}/key {fault}"):
+        CommonSettings.load()
+
+
+def test_a_secret_that_is_given_twice_is_refused_without_being_shown(monkeypatch: SetVariable, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k3y")
+    monkeypatch.setenv("NRP_SECRET_KEY", "other")
+    monkeypatch.setenv("NRP_SECRET_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(SettingsError, match="NRP_SECRET_KEY and NRP_SECRET_KEY_FILE") as error:
+        CommonSettings.load()
+    assert "k3y" not in str(error.value)
+    assert "other" not in str(error.value)

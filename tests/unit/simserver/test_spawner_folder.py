@@ -37,9 +37,10 @@ def test_spawner_that_has_ended_is_not_found(tmp_path: Path) -> None:
 
 
 def test_simulations_do_not_find_the_secrets_of_the_services() -> None:
-    environment = spawner_environment({"NRP_SECRET_KEY": "a", "NRP_MQTT_PASSWORD": "b", "PATH": "/bin"})
+    secrets = {"NRP_SECRET_KEY": "a", "NRP_MQTT_PASSWORD": "b", "NRP_SECRET_KEY_FILE": "/run/secrets/key"}
+    environment = spawner_environment({**secrets, "PATH": "/bin"})
     assert environment["PATH"] == "/bin"
-    assert not environment.keys() & {"NRP_SECRET_KEY", "NRP_MQTT_PASSWORD"}
+    assert not environment.keys() & secrets.keys()
 
 
 def test_spawners_of_other_code_interpreter_or_environment_are_told_apart() -> None:
