@@ -25,6 +25,8 @@ from nrp_common.errors import SettingsError
 
 PATH: Final = "/metrics"
 
+READINESS_PATH: Final = "/ready"
+
 COMMAND_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0)
 """From what the bus alone takes to what a gateway waits for at most, in seconds."""
 
@@ -33,6 +35,8 @@ LAUNCH_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 READING_TIMEOUT_S: Final = 10.0
 """How long a client of the launcher's port may take over its request."""
+
+UNREADY: Final = "503 Service Unavailable"
 
 WsgiApp = Callable[..., Iterable[bytes]]
 
@@ -95,6 +99,7 @@ class MetricsServer:
         host: where to listen.
         port: 0 for any.
         token: what scrapers have to present, "" for nothing.
+        is_ready: whether the process can do its work, which everybody is told.
 
     Attributes:
         port: where it listens.
@@ -103,9 +108,11 @@ class MetricsServer:
         SettingsError: it cannot listen there.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int, token: str = "") -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, token: str = "", *, is_ready: Callable[[], bool]
+    ) -> None:
         try:
-            self._server = _Server(host, port, _guarded(make_wsgi_app(registry), token))
+            self._server = _Server(host, port, _answering(make_wsgi_app(registry), token, is_ready))
         except OSError as error:
             raise SettingsError(
                 f"NRP_METRICS_HOST, NRP_METRICS_PORT: cannot listen at {host}:{port}: {error}"
@@ -146,18 +153,21 @@ class _Handler(WSGIRequestHandler):
         pass  # a scrape every few seconds is no news
 
 
-def _guarded(app: WsgiApp, token: str) -> WsgiApp:
-    """`app` at `PATH`, for who has the token."""
+def _answering(figures: WsgiApp, token: str, is_ready: Callable[[], bool]) -> WsgiApp:
+    """`figures` at `PATH`, for who has the token; at `READINESS_PATH` whether the process can do its work."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") != PATH:
-            return refuse(start_response, "404 Not Found", f"The figures are at {PATH}")
+        path = environ.get("PATH_INFO")
+        if path == READINESS_PATH:
+            return say(start_response, "200 OK", "ready") if is_ready() else say(start_response, UNREADY, "not ready")
+        if path != PATH:
+            return say(start_response, "404 Not Found", f"The figures are at {PATH}")
         if token and not is_authorised(environ.get("HTTP_AUTHORIZATION"), token):
-            return refuse(start_response, "401 Unauthorized", "Present NRP_METRICS_TOKEN as a bearer token")
-        return app(environ, start_response)
+            return say(start_response, "401 Unauthorized", "Present NRP_METRICS_TOKEN as a bearer token")
+        return figures(environ, start_response)
 
-    def refuse(start_response: Callable[..., Any], status: str, why: str) -> list[bytes]:
+    def say(start_response: Callable[..., Any], status: str, text: str) -> list[bytes]:
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{why}\n".encode()]
+        return [f"{text}\n".encode()]
 
     return answer

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 from nrp_common import logs, tracing
@@ -26,6 +23,7 @@ from nrp_common.token_seal import unseal_token
 from nrp_simserver import cgroups
 from nrp_simserver.capacity import MEGABYTE, Room, available_cores, available_memory, default_capacity
 from nrp_simserver.cgroups import CgroupTree
+from nrp_simserver.data_directory import data_directory_of
 from nrp_simserver.disk_use import DiskUse
 from nrp_simserver.health import health
 from nrp_simserver.launch_site import LaunchSite
@@ -176,7 +174,13 @@ class Launcher:
         settings = self._settings
         if settings.metrics_port is not None:
             token = settings.metrics_token.get_secret_value()
-            self._metrics_server = MetricsServer(self._registry, settings.metrics_host, settings.metrics_port, token)
+            self._metrics_server = MetricsServer(
+                self._registry,
+                settings.metrics_host,
+                settings.metrics_port,
+                token,
+                is_ready=lambda: self._bus.is_connected and not self._is_closing.is_set(),
+            )
 
     def _await_idleness(self, timeout: float, *, besides_those_on_their_own: bool) -> None:
         """Wait until there is nothing left to do for any simulation."""
@@ -367,21 +371,6 @@ def _cgroups(setting: str) -> CgroupTree | None:
     return tree
 
 
-@contextmanager
-def _sole_use_of(data_directory: Path) -> Iterator[None]:
-    """Keep other launchers off a data directory: they would take each other's simulations for leftovers."""
-    try:
-        data_directory.mkdir(parents=True, exist_ok=True)
-        with (data_directory / "launcher.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SettingsError(f"NRP_DATA_DIRECTORY={data_directory} is used by another launcher") from error
-            yield
-    except OSError as error:
-        raise SettingsError(f"NRP_DATA_DIRECTORY={data_directory} cannot be used: {error}") from error
-
-
 def main(settings: LauncherSettings) -> None:
     """Run a launcher until SIGTERM or SIGINT; then stop its simulations and store their logs, or leave them running.
 
@@ -390,8 +379,8 @@ def main(settings: LauncherSettings) -> None:
     """
     logs.configure("launcher", settings.log_format)
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # in all threads; `run_until` waits for them
-    with _sole_use_of(settings.data_directory):
-        launcher = Launcher(settings)
+    with data_directory_of(settings) as own_settings:
+        launcher = Launcher(own_settings)
         launcher.start()
         launcher.run_until(ENDING_SIGNALS)
         launcher.close()

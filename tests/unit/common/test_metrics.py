@@ -20,14 +20,14 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def server(registry: CollectorRegistry) -> Iterator[MetricsServer]:
-    server = MetricsServer(registry, "127.0.0.1", 0)
+    server = MetricsServer(registry, "127.0.0.1", 0, is_ready=lambda: True)
     yield server
     server.close()
 
 
 @pytest.fixture
 def guarded(registry: CollectorRegistry) -> Iterator[MetricsServer]:
-    server = MetricsServer(registry, "127.0.0.1", 0, "secret")
+    server = MetricsServer(registry, "127.0.0.1", 0, "secret", is_ready=lambda: False)
     yield server
     server.close()
 
@@ -55,6 +55,10 @@ def test_with_a_token_they_are_for_who_has_it(guarded: MetricsServer) -> None:
     assert ask(guarded, Authorization="Bearer secret").status_code == 200
 
 
+def test_everybody_is_told_whether_the_process_is_ready(server: MetricsServer, guarded: MetricsServer) -> None:
+    assert (ask(server, "/ready").status_code, ask(guarded, "/ready").status_code) == (200, 503)
+
+
 def test_a_client_that_says_nothing_keeps_nobody_waiting(server: MetricsServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port)):
         assert ask(server).status_code == 200
@@ -62,12 +66,12 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(server: MetricsServer) 
 
 def test_a_port_that_is_taken_is_named(registry: CollectorRegistry, server: MetricsServer) -> None:
     with pytest.raises(SettingsError, match=f"NRP_METRICS_PORT.*{server.port}"):
-        MetricsServer(registry, "127.0.0.1", server.port)
+        MetricsServer(registry, "127.0.0.1", server.port, is_ready=lambda: True)
 
 
 def test_an_address_that_is_none_is_named(registry: CollectorRegistry) -> None:
     with pytest.raises(SettingsError, match=r"NRP_METRICS_HOST.*no-such-host\.invalid"):
-        MetricsServer(registry, "no-such-host.invalid", 0)
+        MetricsServer(registry, "no-such-host.invalid", 0, is_ready=lambda: True)
 
 
 @pytest.mark.parametrize(
