@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+from typing import Final, NoReturn
 
+from nrp_common import logs
 from nrp_common.errors import NRPError, SettingsError
+
+log = logging.getLogger(__name__)
 
 
 def gateway() -> None:
@@ -26,9 +32,23 @@ def launcher() -> None:
     main(LauncherSettings.load())
 
 
+SERVICES: Final = {"gateway": gateway, "launcher": launcher}
+
+
+def _give_up(service: str, reason: NRPError) -> NoReturn:
+    """Say why the service ends, in the format of its log."""
+    if os.environ.get("NRP_LOG_FORMAT") == "json":
+        logs.configure(service, "json")
+        log.critical(str(reason))
+    else:
+        sys.stderr.write(f"Error: {reason}\n")
+    sys.exit(2 if isinstance(reason, SettingsError) else 1)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in SERVICES:
+        sys.exit(f"Name one of the services: {', '.join(SERVICES)}")
     try:
-        {"gateway": gateway, "launcher": launcher}[sys.argv[1]]()
+        SERVICES[sys.argv[1]]()
     except NRPError as error:
-        sys.stderr.write(f"Error: {error}\n")
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        _give_up(sys.argv[1], error)
