@@ -75,9 +75,9 @@ def launch(stack: RunningStack, experiment_id: str, **asked: object) -> dict[str
     return record
 
 
-def started(stack: RunningStack, experiment_id: str) -> int:
+def started(stack: RunningStack, experiment_id: str, **asked: object) -> int:
     """The id of a simulation whose script executes."""
-    record = launch(stack, experiment_id)
+    record = launch(stack, experiment_id, **asked)
     assert record["state"] == "paused", record
     number: int = record["simulationID"]
     assert stack.put_state(number, "started").json() == {"state": "started"}
