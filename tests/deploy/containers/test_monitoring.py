@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.deploy import debian_images
-from tests.deploy.engine import Engine
-from tests.deploy.installation import DEPLOY, Installation
+from tests.deploy.containers import debian_images
+from tests.deploy.containers.engine import Engine
+from tests.deploy.containers.installation import DEPLOY, Installation
 from tests.documented_metrics import SHARED, documented
 from tests.waiting import wait_until
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from tests.deploy import debian_images
-from tests.deploy.engine import Engine
-from tests.deploy.installation import Installation
+from tests.deploy.containers import debian_images
+from tests.deploy.containers.engine import Engine
+from tests.deploy.containers.installation import Installation
 from tests.e2e.experiments import experiment, record_of, started
 from tests.waiting import wait_until
 

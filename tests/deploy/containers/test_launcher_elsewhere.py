@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.deploy.installation import Installation
+from tests.deploy.containers.installation import Installation
 from tests.e2e.experiments import experiment, log_of, record_of, started
 from tests.waiting import wait_until
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import requests
 
-from tests.deploy.engine import Engine
+from tests.deploy.containers.engine import Engine
 from tests.waiting import wait_until
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 HEALTHY_TIMEOUT_S = 120.0
 
 

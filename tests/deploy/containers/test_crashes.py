@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from tests.deploy.installation import Installation
+from tests.deploy.containers.installation import Installation
 from tests.e2e.experiments import experiment, log_of, record_of, started
 from tests.e2e.websocket_frontend import Frontend
 from tests.waiting import wait_until

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy import debian_images
-from tests.deploy.engine import Engine, NoEngine, docker_engine
-from tests.deploy.installation import DEPLOY, Installation
+from tests.deploy.containers import debian_images
+from tests.deploy.containers.engine import Engine, NoEngine, docker_engine
+from tests.deploy.containers.installation import DEPLOY, Installation
 
 Images = dict[str, str]
 

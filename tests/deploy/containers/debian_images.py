@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +40,7 @@ set -eu
 programs=$(echo /usr/lib/postgresql/*/bin)
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     mkdir -p "$PGDATA"
-    "$programs/initdb" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth=scram-sha-256 --no-sync
+    "$programs/initdb" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     echo "CREATE DATABASE $POSTGRES_DB" | "$programs/postgres" --single -D "$PGDATA" postgres
 fi
@@ -94,7 +95,7 @@ def postgresql() -> StandIn:
         links={"usr/local/bin/pg_isready": str(programs / "pg_isready")},
         folders={"var/lib/postgresql": POSTGRESQL_USER, "var/lib/postgresql/data": POSTGRESQL_USER},
         programs={"usr/local/bin/docker-entrypoint.sh": POSTGRESQL_ENTRYPOINT},
-        changes=('ENTRYPOINT ["docker-entrypoint.sh"]', "STOPSIGNAL SIGINT"),
+        changes=('ENTRYPOINT ["docker-entrypoint.sh"]',),
     )
 
 
@@ -136,15 +137,16 @@ def make(stand_in: StandIn, name: str, docker: Callable[..., list[str]]) -> str:
     if subprocess.run(docker("image", "inspect", name), capture_output=True, check=False).returncode == 0:
         return name
     changes = [argument for change in stand_in.changes for argument in ("--change", change)]
-    with subprocess.Popen(
-        docker("import", *changes, "-", name), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as run:
+    importing = docker("import", *changes, "-", name)
+    with subprocess.Popen(importing, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
         assert run.stdin is not None
-        with tarfile.open(fileobj=run.stdin, mode="w|") as image:
-            _fill(image, stand_in, packages)
-        run.stdin.close()
-    if run.returncode != 0:
-        raise NoImages(f"docker import ended with {run.returncode}")
+        assert run.stderr is not None
+        with suppress(BrokenPipeError):  # it says why
+            with tarfile.open(fileobj=run.stdin, mode="w|") as image:
+                _fill(image, stand_in, packages)
+            run.stdin.close()
+        complaint = run.stderr.read().decode()
+    assert run.returncode == 0, complaint
     return name
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 
-from tests.deploy.installation import Installation
+from tests.deploy.containers.installation import Installation
 from tests.e2e.experiments import experiment, launch, log_of, record_of, started
 from tests.e2e.websocket_frontend import Frontend
 from tests.waiting import wait_until

@@ -12,7 +12,7 @@ import requests
 from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.messages import Command, CommandEvent
 from nrp_common.topics import Topics
-from tests.deploy.installation import Installation
+from tests.deploy.containers.installation import Installation
 from tests.e2e.experiments import experiment, launch, record_of, started
 from tests.simulation_servers import Wire
 from tests.waiting import wait_until
