@@ -215,4 +215,5 @@ def test_gateway_whose_catalogue_cannot_be_reached_ends_and_says_so(start: Start
     gateway = start(NRP_CATALOGUE_URL=f"sqlite:///{tmp_path}")
     assert gateway.process.wait(20) != 0
     gateway.end()
+    assert len(gateway.errors.splitlines()) == 1, gateway.errors
     assert "catalogue" in gateway.errors

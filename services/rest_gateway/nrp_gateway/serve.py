@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import signal
 import socket
 import sys
@@ -14,8 +15,10 @@ from granian import Granian
 from granian.constants import Interfaces
 
 from nrp_common import logs
-from nrp_common.errors import SettingsError
+from nrp_common.errors import NRPError, SettingsError
 from nrp_gateway.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
 
 BLOCKING_THREADS: Final = 64
 """Requests that are answered at once; at most half of them wait for launches."""
@@ -26,6 +29,9 @@ KILL_AFTER_S: Final = 30
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long a thread may keep the interpreter from others: an answer that arrives for one request does not wait until
 another one is carried out. Commands take a third less."""
+
+FAILED: Final = 1
+"""The exit status of a gateway that cannot begin its work."""
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -59,7 +65,11 @@ def _load(settings: GatewaySettings) -> Callable[..., Any]:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # A worker whose parent was killed would keep the port and go on answering.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return create_app(settings)
+    try:
+        return create_app(settings)
+    except NRPError as error:  # granian would write down how it came to call this
+        log.critical(str(error))
+        sys.exit(FAILED)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -40,7 +40,8 @@ set -eu
 programs=$(echo /usr/lib/postgresql/*/bin)
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     mkdir -p "$PGDATA"
-    "$programs/initdb" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync
+    "$programs/initdb" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth=scram-sha-256 \\
+        --encoding=UTF8 --locale=C --no-sync
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     echo "CREATE DATABASE $POSTGRES_DB" | "$programs/postgres" --single -D "$PGDATA" postgres
 fi
