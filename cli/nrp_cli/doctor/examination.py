@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 from nrp_cli.doctor.broker import BusView, examine_connections, examine_traffic, on_the_bus
-from nrp_cli.doctor.catalogue import examine_catalogue
 from nrp_cli.doctor.findings import Area, Finding, Verdict
 from nrp_cli.doctor.gateway import GatewayView, look_at_gateway
 from nrp_cli.doctor.launchers import examine_launchers, examine_leftovers
@@ -30,12 +30,20 @@ def examine(targets: Targets, experiment: str | None) -> list[Area]:
             Area("This machine", list(examine_machine(targets, is_up=is_up))),
             Area("Broker", broker),
             Area("Gateway", gateway.findings),
-            Area("Catalogue", list(examine_catalogue(targets, gateway)) if targets.gateway_is_local else []),
+            Area("Catalogue", _catalogue(targets, gateway)),
             Area("Storage", list(examine_storage(targets, gateway, experiment))),
             Area("Launchers", launchers),
             Area("Simulators", simulators.result()),
         ]
     return areas if is_up else _of_a_machine_at_rest(areas, targets)
+
+
+def _catalogue(targets: Targets, gateway: GatewayView) -> list[Finding]:
+    if not targets.gateway_is_local or find_spec("sqlalchemy") is None:  # where only launchers run, nothing reads it
+        return []
+    from nrp_cli.doctor.catalogue import examine_catalogue  # with the database's library
+
+    return list(examine_catalogue(targets, gateway))
 
 
 def _on_the_bus(targets: Targets, gateway: GatewayView) -> tuple[list[Finding], list[Finding], bool]:

@@ -23,7 +23,7 @@ from nrp_cli.doctor.targets import Targets
 from nrp_cli.local_broker import LOOPBACK, MQTT5_PORT, MQTT_PORT, WEBSOCKET_PORT, find_mosquitto
 from nrp_cli.ports import is_free
 from nrp_cli.stack import REST_PORT
-from nrp_simserver.capacity import available_cores, available_memory, default_capacity
+from nrp_simserver.capacity import available_cores, available_memory, default_capacity, free_memory
 
 GIGABYTE: Final = 1e9
 
@@ -75,7 +75,7 @@ def disk_space(name: str, free: int) -> Finding:
 
 
 def _memory(cores: float, memory: int) -> Finding:
-    free = psutil.virtual_memory().available
+    free = free_memory()
     capacity = default_capacity(cores, memory)
     shown = (
         f"{free / GIGABYTE:.1f} of {memory / GIGABYTE:.1f} GB free; {cores:g} cores: {capacity} simulations at once"

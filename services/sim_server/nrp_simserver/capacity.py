@@ -23,6 +23,11 @@ MEGABYTE: Final = 2**20
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
 
+_MEMORY_FILES: Final = (
+    (".", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of cgroups of version 2 and 1: the folder, the limit, what is used, and what of that are copies of files."""
 
 LEAST_FREE_MEMORY: Final = 200 * MEGABYTE
 """In bytes. With less the kernel would soon end some process, perhaps of another simulation."""
@@ -70,9 +75,15 @@ class Room:
         return max(0, min(self.memory_mb - kept, free_memory() // MEGABYTE))
 
 
-def free_memory() -> int:
-    """The memory in bytes that a new process could have now."""
-    return int(psutil.virtual_memory().available)
+def free_memory(cgroups: Path = CGROUPS) -> int:
+    """The memory in bytes that a new process could have now: the machine's, or what is left to a container."""
+    left = int(psutil.virtual_memory().available)
+    for folder, limit, usage, reclaimable in _MEMORY_FILES:
+        with suppress(OSError, ValueError, KeyError):  # `max`: no limit
+            counts = dict(line.split() for line in (cgroups / folder / "memory.stat").read_text().splitlines())
+            used = int((cgroups / folder / usage).read_text()) - int(counts[reclaimable])
+            left = min(left, max(0, int((cgroups / folder / limit).read_text()) - used))
+    return left
 
 
 def default_capacity(cores: float, memory: int) -> int:
@@ -103,6 +114,6 @@ def available_memory(cgroups: Path = CGROUPS) -> int:
 
 
 def _memory_limits(cgroups: Path) -> Iterator[int]:
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+    for folder, limit, *_ in _MEMORY_FILES:
         with suppress(OSError, ValueError):  # `max`: no limit
-            yield int((cgroups / name).read_text())
+            yield int((cgroups / folder / limit).read_text())

@@ -10,7 +10,7 @@ import pytest
 
 from nrp_common.messages import Wishes
 from nrp_simserver import capacity
-from nrp_simserver.capacity import Room, available_cores, available_memory, default_capacity
+from nrp_simserver.capacity import Room, available_cores, available_memory, default_capacity, free_memory
 
 GB = 1024**3
 
@@ -65,6 +65,32 @@ def test_memory_limit_of_a_container_counts(tmp_path: Path, name: str) -> None:
 def test_memory_limit_that_is_none_does_not_count(tmp_path: Path, limit: str) -> None:
     put(tmp_path, {"memory.max": limit})
     assert available_memory(tmp_path) == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"memory.max": "1000000\n", "memory.current": "700000\n", "memory.stat": "anon 1\ninactive_file 100000\n"},
+        {
+            "memory/memory.limit_in_bytes": "1000000\n",
+            "memory/memory.usage_in_bytes": "700000\n",
+            "memory/memory.stat": "rss 1\ntotal_inactive_file 100000\n",
+        },
+    ],
+)
+def test_what_is_left_to_a_container_is_its_limit_without_what_is_used(tmp_path: Path, files: dict[str, str]) -> None:
+    put(tmp_path, files)
+    assert free_memory(tmp_path) == 400000
+
+
+def test_a_container_that_uses_all_that_it_may_has_nothing_left(tmp_path: Path) -> None:
+    put(tmp_path, {"memory.max": "1000\n", "memory.current": "2000\n", "memory.stat": "inactive_file 0\n"})
+    assert free_memory(tmp_path) == 0
+
+
+def test_without_a_limit_the_machines_memory_is_left(tmp_path: Path) -> None:
+    put(tmp_path, {"memory.max": "max\n", "memory.current": "2000\n", "memory.stat": "inactive_file 0\n"})
+    assert free_memory(tmp_path) > 2**20
 
 
 def put(cgroups: Path, files: dict[str, str]) -> None:
