@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,31 +50,22 @@ def bases(engine: Engine) -> Images:
 @pytest.fixture(scope="session")
 def images(engine: Engine, bases: Images) -> Images:
     """The images of gateway and launcher, and the broker's."""
-    return bases | {
-        "NRP_GATEWAY_IMAGE": build(engine, "gateway", PYTHON=bases["PYTHON"]),
-        "NRP_LAUNCHER_IMAGE": build(engine, "launcher", PYTHON=bases["PYTHON"]),
-    }
+    with ThreadPoolExecutor() as pool:
+        gateway, launcher = pool.map(lambda target: build(engine, target, bases["PYTHON"]), ("gateway", "launcher"))
+    return bases | {"NRP_GATEWAY_IMAGE": gateway, "NRP_LAUNCHER_IMAGE": launcher}
 
 
-def build(engine: Engine, target: str, **arguments: str) -> str:
-    """Build one of our images. Returns its name."""
+def build(engine: Engine, target: str, python: str) -> str:
+    """Build one of our images on this one. Returns its name."""
     name = f"nrp-test/{target}"
-    given = [argument for each in arguments.items() for argument in ("--build-arg", "=".join(each))]
-    command = engine.command(
-        "build",
-        "--network",
-        "host",
-        "--file",
-        DEPLOY / "Dockerfile",
-        "--target",
-        target,
-        *given,
-        "--tag",
-        name,
-        DEPLOY.parent,
-    )
+    options = ["--network", "host", "--build-arg", f"PYTHON={python}", "--target", target, "--tag", name]
     built = subprocess.run(
-        command, env=engine.environment, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
+        engine.command("build", *options, "--file", DEPLOY / "Dockerfile", DEPLOY.parent),
+        env=engine.environment,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+        check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     return name
@@ -97,10 +89,28 @@ def bring_up(
             installation.down("--volumes", "--timeout", "5")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installation(bring_up: Callable[..., Installation]) -> Iterator[Installation]:
     """The service as `docker compose up` has it."""
     installation = bring_up()
     installation.up()
+    yield installation
+    installation.down("--volumes", "--timeout", "5")
+
+
+@pytest.fixture(scope="session")
+def scaled(engine: Engine, bring_up: Callable[..., Installation]) -> Iterator[Installation]:
+    """With three launchers, each for two simulations, and two gateways, which share a PostgreSQL."""
+    try:
+        image = debian_images.make(debian_images.postgresql(), "nrp-test/postgresql", engine.command)
+    except debian_images.NoImages as reason:
+        pytest.skip(str(reason))
+    settings = {
+        "NRP_CAPACITY": "2",
+        "NRP_POSTGRESQL_IMAGE": image,
+        "NRP_CATALOGUE_URL_FILE": "/run/secrets/nrp/catalogue_url",
+    }
+    installation = bring_up(settings, gateways=2)
+    installation.up("launcher", "postgresql", profiles=("postgresql",), gateway=2, launcher=3)
     yield installation
     installation.down("--volumes", "--timeout", "5")

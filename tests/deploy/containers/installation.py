@@ -68,6 +68,11 @@ class Installation:
     def _write_settings(self) -> None:
         self._env_file.write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
 
+    def set(self, **settings: str) -> None:
+        """Change settings, for what is brought up from now on."""
+        self._settings |= settings
+        self._write_settings()
+
     # -- Docker Compose ------------------------------------------------------------------------------------------------
 
     def run_compose(self, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:

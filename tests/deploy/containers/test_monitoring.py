@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from tests.deploy.containers.installation import DEPLOY, Installation
 from tests.documented_metrics import SHARED, documented
 from tests.waiting import wait_until
 
-IMAGE = "nrp-test/prometheus"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "nrp.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 
@@ -36,20 +35,17 @@ def test_the_dashboard_and_the_alerts_ask_for_documented_figures_only() -> None:
 
 
 @pytest.fixture(scope="module")
-def monitored(
-    engine: Engine, bring_up: Callable[..., Installation], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Installation]:
-    """With two launchers."""
+def monitored(engine: Engine, scaled: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """With a Prometheus."""
     try:
-        image = debian_images.make(
-            debian_images.prometheus(tmp_path_factory.mktemp("prometheus")), IMAGE, engine.command
-        )
+        stand_in = debian_images.prometheus(tmp_path_factory.mktemp("prometheus"))
+        image = debian_images.make(stand_in, "nrp-test/prometheus", engine.command)
     except debian_images.NoImages as reason:
         pytest.skip(str(reason))
-    installation = bring_up({"NRP_PROMETHEUS_IMAGE": image})
-    installation.up("launcher", "prometheus", profiles=("monitoring",), launcher=2)
-    yield installation
-    installation.down("--volumes", "--timeout", "5")
+    scaled.set(NRP_PROMETHEUS_IMAGE=image)
+    scaled.up("prometheus", profiles=("monitoring",))
+    yield scaled
+    scaled.compose("--profile", "monitoring", "rm", "--force", "--stop", "prometheus")
 
 
 def asked(installation: Installation, path: str, **parameters: str) -> Any:
@@ -63,14 +59,14 @@ def test_all_gateways_and_launchers_are_read(monitored: Installation) -> None:
         targets = asked(monitored, "targets", state="active")["activeTargets"]
         return sorted(each["labels"]["job"] for each in targets if each["health"] == "up")
 
-    wait_until(lambda: read() == ["gateway", "launcher", "launcher"], 60)
+    wait_until(lambda: read() == ["gateway"] * 2 + ["launcher"] * 3, 60)
 
 
 def test_prometheus_takes_every_query_of_the_dashboard(monitored: Installation) -> None:
     for expression in EXPRESSIONS:
         asked(monitored, "query", query=expression.replace("$__rate_interval", "1m"))
     wait_until(lambda: asked(monitored, "query", query="max(nrp_launchers)")["result"], 60)
-    assert asked(monitored, "query", query="max(nrp_launchers)")["result"][0]["value"][1] == "2"
+    assert asked(monitored, "query", query="max(nrp_launchers)")["result"][0]["value"][1] == "3"
 
 
 def test_prometheus_takes_the_alerts(monitored: Installation) -> None:

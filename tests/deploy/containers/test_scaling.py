@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-import requests
 
 from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.messages import Command, CommandEvent
@@ -16,15 +15,6 @@ from tests.deploy.containers.installation import Installation
 from tests.e2e.experiments import experiment, launch, record_of, started
 from tests.simulation_servers import Wire
 from tests.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def scaled(bring_up: Callable[..., Installation]) -> Iterator[Installation]:
-    """With three launchers, each for two simulations."""
-    installation = bring_up({"NRP_CAPACITY": "2"})
-    installation.up(launcher=3)
-    yield installation
-    installation.down("--volumes", "--timeout", "5")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +65,7 @@ def test_launchers_that_are_made_anew_find_what_waits_for_the_storage(scaled: In
         stop_over_the_bus(scaled, number)
     wait_until(lambda: spooled(scaled) == set(map(str, numbers)), 30)
     scaled.compose("rm", "--force", "--stop", "launcher")
-    scaled.up(launcher=3)
+    scaled.up("launcher", gateway=2, launcher=3)
     wait_until(lambda: all(record_of(scaled, number).get("logs") for number in numbers), 60)
     assert folders(scaled) == ["1", "2", "3"]
     wait_until(lambda: not spooled(scaled))
@@ -94,11 +84,3 @@ def stop_over_the_bus(installation: Installation, number: int) -> None:
 def spooled(installation: Installation) -> set[str]:
     found = installation.execute(installation.containers("launcher")[0], "sh", "-c", "ls /data/*/spool")
     return {line for line in found.split() if line.isdecimal()}
-
-
-def test_nothing_is_left_of_what_is_taken_down_with_its_volumes(scaled: Installation) -> None:
-    started(scaled, experiment(scaled))
-    scaled.down("--volumes")
-    assert scaled.left() == []
-    with pytest.raises(requests.ConnectionError):
-        scaled.get("/health")
