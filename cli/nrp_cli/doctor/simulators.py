@@ -93,7 +93,7 @@ def _rendering() -> Iterator[Finding]:
         yield Finding.note(
             "camera images",
             "There is no display, and no EGL to render without one",
-            "Where experiments have cameras: apt-get install libegl1 libgl1-mesa-dri",
+            "Where experiments have cameras: apt-get install libegl1 libopengl0 libgl1-mesa-dri",
         )
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.containers import debian_images
+from tests.deploy.containers.debian_images import NoImages
 from tests.deploy.containers.engine import Engine, NoEngine, docker_engine
-from tests.deploy.containers.installation import DEPLOY, Installation
-
-Images = dict[str, str]
-
-BUILD_TIMEOUT_S = 600
+from tests.deploy.containers.images import BUILD_TIMEOUT_S, Images, build_all
+from tests.deploy.containers.installation import Installation
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,39 +32,12 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def bases(engine: Engine) -> Images:
-    """What ours are built on and run beside, by what names it: stand-ins made of this machine's packages."""
+def images(engine: Engine) -> Images:
+    """The images of gateway and launcher, and the broker's, by the settings that name them."""
     try:
-        return {
-            "PYTHON": debian_images.make(debian_images.PYTHON, "nrp-test/python", engine.command),
-            "NRP_MOSQUITTO_IMAGE": debian_images.make(debian_images.MOSQUITTO, "nrp-test/mosquitto", engine.command),
-        }
-    except debian_images.NoImages as reason:
+        return build_all(engine)
+    except NoImages as reason:
         pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="session")
-def images(engine: Engine, bases: Images) -> Images:
-    """The images of gateway and launcher, and the broker's."""
-    with ThreadPoolExecutor() as pool:
-        gateway, launcher = pool.map(lambda target: build(engine, target, bases["PYTHON"]), ("gateway", "launcher"))
-    return bases | {"NRP_GATEWAY_IMAGE": gateway, "NRP_LAUNCHER_IMAGE": launcher}
-
-
-def build(engine: Engine, target: str, python: str) -> str:
-    """Build one of our images on this one. Returns its name."""
-    name = f"nrp-test/{target}"
-    options = ["--network", "host", "--build-arg", f"PYTHON={python}", "--target", target, "--tag", name]
-    built = subprocess.run(
-        engine.command("build", *options, "--file", DEPLOY / "Dockerfile", DEPLOY.parent),
-        env=engine.environment,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_TIMEOUT_S,
-        check=False,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    return name
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +72,7 @@ def scaled(engine: Engine, bring_up: Callable[..., Installation]) -> Iterator[In
     """With three launchers, each for two simulations, and two gateways, which share a PostgreSQL."""
     try:
         image = debian_images.make(debian_images.postgresql(), "nrp-test/postgresql", engine.command)
-    except debian_images.NoImages as reason:
+    except NoImages as reason:
         pytest.skip(str(reason))
     settings = {
         "NRP_CAPACITY": "2",

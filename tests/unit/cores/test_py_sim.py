@@ -216,7 +216,7 @@ def test_where_nothing_can_render_the_missing_packages_are_named(
     core = arm.started()
     core.run_loop(1)
     monkeypatch.setattr("mujoco.Renderer", fail)
-    with pytest.raises(RuntimeError, match=r"eglQueryString.*apt-get install libegl1 libgl1-mesa-dri"):
+    with pytest.raises(RuntimeError, match=r"eglQueryString.*apt-get install libegl1 libopengl0 libgl1-mesa-dri"):
         seen[-1].render("eye")
     core.shutdown()
 
@@ -269,7 +269,7 @@ def run_without_display(arm: Experiment, **environment: str) -> str:
 
 def test_a_script_renders_camera_frames_where_there_is_no_display(arm: Experiment) -> None:
     if not has_egl():
-        pytest.skip("EGL is not installed (Debian: libegl1 and libgl1-mesa-dri)")
+        pytest.skip("EGL is not installed (Debian: libegl1, libopengl0 and libgl1-mesa-dri)")
     arm.file("body.py", SIMULATOR_IMPORTS, CAMERA)
     assert "frame (48, 64, 3) True" in run_without_display(arm)
 

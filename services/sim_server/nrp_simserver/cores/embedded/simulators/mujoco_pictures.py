@@ -56,7 +56,7 @@ class Pictures:
         except Exception as error:  # as many kinds as there are ways to OpenGL
             raise RuntimeError(
                 f"no pictures can be rendered here: {error}. Without a display they need EGL"
-                " (Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri)"
+                " (Debian and Ubuntu: apt-get install libegl1 libopengl0 libgl1-mesa-dri)"
             ) from error
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
         self._renderers[width, height] = renderer
