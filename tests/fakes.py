@@ -243,11 +243,13 @@ class FakeLauncher:
         capacity: int = 50,
         labels: tuple[str, ...] = (),
         free_cores: float | None = None,
+        free_gpus: int | None = None,
     ) -> None:
         self.name = name
         self.capacity = capacity
         self.labels = list(labels)
         self.free_cores = free_cores
+        self.free_gpus = free_gpus
         self.topics = topics
         self.simulations: dict[int, FakeSimulation] = {}
         self.launches: list[Launch] = []
@@ -281,6 +283,7 @@ class FakeLauncher:
             running=self.running,
             labels=self.labels,
             free_cores=self.free_cores,
+            free_gpus=self.free_gpus,
         )
         self.bus.retain(self._presence_topic, presence)
 

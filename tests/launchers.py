@@ -314,6 +314,7 @@ class RunningLauncher:
         token: str | None = None,
         secret: str = SECRET,
         limits: dict[str, Any] | None = None,
+        resources: dict[str, Any] | None = None,
     ) -> Reply:
         """Ask as a gateway does; the answer."""
         launch = Launch(
@@ -324,7 +325,7 @@ class RunningLauncher:
             main_script="main_script.py",
             owner=StorageServer.OWNER,
             sealed_token=seal_token(token or StorageServer.TOKEN, secret),
-            wishes=Wishes(limits=Limits(**(limits or {}))),
+            wishes=Wishes(limits=Limits(**(limits or {})), **(resources or {})),
         )
         return self.asker.request(self.topics.launch(self.name), launch, timeout=10)
 
@@ -335,10 +336,12 @@ class RunningLauncher:
         token: str | None = None,
         secret: str = SECRET,
         limits: dict[str, Any] | None = None,
+        resources: dict[str, Any] | None = None,
         **experiment: Any,
     ) -> Launched:
         """A simulation that was taken."""
-        return self.launch_experiment(self.experiment(script, **experiment), token=token, secret=secret, limits=limits)
+        asked = {"token": token, "secret": secret, "limits": limits, "resources": resources}
+        return self.launch_experiment(self.experiment(script, **experiment), **asked)
 
     def launch_experiment(self, experiment: str, **caller: Any) -> Launched:
         """The same of an experiment that is stored."""

@@ -111,7 +111,7 @@ CHANNELS = (
     Channel(
         _topics.command(_ID),
         "Lifecycle commands; answered on the topic in `reply_to`.",
-        "gateway",
+        "gateway; launcher, to a server on another machine",
         "simulation server, launcher",
         0,
         False,

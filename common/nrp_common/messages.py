@@ -82,6 +82,21 @@ class IdleWarning(Task):
     """When, in seconds since 1970."""
 
 
+WAITING_FOR_A_NODE: Final = "Waiting for a node"
+"""The task of a `NodeQueue`."""
+
+
+class NodeQueue(Task):
+    """A simulation waits until its cluster has a place for it. Said again every few seconds until it has."""
+
+    task: str = WAITING_FOR_A_NODE
+    block_ui: bool = False
+    queue_position: int | None = Field(None, alias="queuePosition")
+    """How many jobs wait for such a place and get it no later, itself included; null when that is not known."""
+    queue_reason: str = Field(alias="queueReason")
+    """Why it waits, in the cluster's words."""
+
+
 class TaskDone(Message):
     """The end of a task announced before."""
 
@@ -92,7 +107,7 @@ class TaskDone(Message):
 class Progress(Message):
     """A progress message, on the status topic but without a state."""
 
-    progress: IdleWarning | Task | TaskDone
+    progress: IdleWarning | NodeQueue | Task | TaskDone
 
 
 class ErrorType(StrEnum):
@@ -194,6 +209,8 @@ class LauncherPresence(Message):
     """Those that no simulation has asked for."""
     free_memory_mb: int | None = None
     """What no simulation has asked for, or what is really free when that is less."""
+    free_gpus: int | None = None
+    """Those that no simulation has asked for. Null, like cores and memory, where a cluster gives them out."""
     version: str = ""
 
 
@@ -263,6 +280,14 @@ class Wishes(Message):
     cores: FiniteFloat = Field(0.0, ge=0)
     """Kept for it on its launcher's machine, as is the memory. One that asks for none counts as a simulation only."""
     memory_mb: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0)
+    """Of a cluster."""
+    time_limit: FiniteFloat | None = Field(None, gt=0)
+    """For how many seconds a cluster gives it a place; None for what is usual there."""
+    partition: str = ""
+    """Of a cluster; "" for the usual one."""
+    account: str = ""
+    """That a cluster is to charge; "" for the usual one."""
     real_time_factor: FiniteFloat | None = Field(None, ge=0)
     """The most simulated seconds in a second of real time, 0 for no limit; None for what its configuration says."""
     limits: Limits = Limits()

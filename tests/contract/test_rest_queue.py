@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from nrp_common.bus import BrokerAddress
-from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Refusal, Reply
-from tests.fakes import FakeLauncher, failed
+from nrp_common.lifecycle import SimulationEvent, SimulationState
+from nrp_common.messages import WAITING_FOR_A_NODE, NodeQueue, Progress, Refusal, Reply, TaskDone
+from tests.fakes import FakeLauncher, created, failed
 from tests.gateways import Installations, RunningGateway
 from tests.simulation_servers import Wire
 from tests.waiting import wait_until
@@ -179,6 +180,48 @@ def test_owners_take_turns(installation: Installations, broker: BrokerAddress) -
     assert turns == [bobs[0], anns[0], bobs[1], anns[1], anns[2]]
 
 
+# -- in the queue of a cluster ---------------------------------------------------------------------------------------
+
+
+def test_place_in_a_clusters_queue_is_in_the_record_until_it_runs(
+    gateway: RunningGateway, launcher: FakeLauncher
+) -> None:
+    launcher.on_launch = created
+    asked = {"experimentID": "demo", "resources": {"gpus": 1, "timeLimit": 600.5, "partition": "gpu", "account": "lab"}}
+    waiting = threading.Thread(target=gateway.post, args=("/simulation", asked))
+    waiting.start()
+    wait_until(lambda: launcher.simulations)
+    wishes = launcher.launches[-1].wishes
+    assert (wishes.gpus, wishes.time_limit, wishes.partition, wishes.account) == (1, 600.5, "gpu", "lab")
+    (simulation,) = launcher.simulations.values()
+
+    def told() -> tuple[int | None, str | None]:
+        body = gateway.get(f"/simulation/{simulation.id}").get_json()
+        return body["queuePosition"], body["queueReason"]
+
+    assert told() == (None, None)
+    topic = gateway.topics.status(simulation.id)
+    launcher.bus.publish(topic, Progress(progress=NodeQueue(queue_position=3, queue_reason="Priority, job 17")))
+    wait_until(lambda: told() == (3, "Priority, job 17"))
+    launcher.bus.publish(topic, Progress(progress=NodeQueue(queue_reason="Slurm does not answer")))
+    wait_until(lambda: told() == (None, "Slurm does not answer"))
+    launcher.bus.publish(topic, Progress(progress=TaskDone(task=WAITING_FOR_A_NODE)))
+    wait_until(lambda: told() == (None, None))
+    launcher.bus.publish(topic, Progress(progress=NodeQueue(queue_position=1, queue_reason="Resources, job 17")))
+    wait_until(lambda: told() == (1, "Resources, job 17"))
+    simulation.report(SimulationEvent.INITIALIZED)
+    wait_until(lambda: told() == (None, None))
+    waiting.join()
+
+
+def test_queued_launch_that_asks_for_gpus_waits_for_a_launcher_that_has_them(
+    gateway: RunningGateway, installation: Installations
+) -> None:
+    installation.launcher(name="own", capacity=9, free_gpus=0)
+    wait_until(lambda: gateway.gateway.presences.capacity == 10)
+    assert queue(gateway, resources={"gpus": 1})["launcher"] == "fake"
+
+
 # -- what launchers have ---------------------------------------------------------------------------------------------
 
 
@@ -234,7 +277,11 @@ def test_queued_launch_waits_for_the_cores_that_it_asks_for(
         ({"launcher": ["a,b"]}, "launcher: must be printable text without commas"),
         ({"resources": {"cores": -1}}, "resources.cores: "),
         ({"resources": {"memoryMB": "much"}}, "resources.memoryMB: "),
-        ({"resources": {"gpus": 1}}, "resources.gpus: "),
+        ({"resources": {"tpus": 1}}, "resources.tpus: "),
+        ({"resources": {"gpus": -1}}, "resources.gpus: "),
+        ({"resources": {"timeLimit": 0}}, "resources.timeLimit: "),
+        ({"resources": {"partition": "--x"}}, "resources.partition: "),
+        ({"resources": {"account": "a b"}}, "resources.account: "),
     ],
 )
 def test_wrong_wishes_are_400_that_name_the_field(

@@ -94,13 +94,23 @@ Label = Annotated[StrictStr, Field(min_length=1, max_length=100), AfterValidator
 """What a launcher has."""
 
 
+ClusterName = Annotated[StrictStr, Field(max_length=100, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.+:-]*)?$")]
+"""What a cluster has a name for."""
+
+
 class ResourcesBody(BaseModel):
-    """What a simulation asks of a machine."""
+    """What a simulation asks of a machine, or of a cluster. The last four only clusters have."""
 
     model_config = ConfigDict(extra="forbid")
 
     cores: FiniteFloat = Field(0.0, ge=0, le=10_000)
     memory_mb: StrictInt = Field(0, alias="memoryMB", ge=0, le=2**30)
+    gpus: StrictInt = Field(0, ge=0, le=1000)
+    time_limit: Annotated[float, Field(strict=True, gt=0, le=10**9, allow_inf_nan=False)] | None = Field(
+        None, alias="timeLimit", description="Seconds of real time after which its place in the cluster is taken away."
+    )
+    partition: ClusterName = Field("", description="Of the cluster.")
+    account: ClusterName = Field("", description="That the cluster is to charge.")
 
 
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -155,7 +165,8 @@ class LaunchBody(BaseModel):
         description="What the launcher has to have: labels such as `gpu`, or its name. Text, or a list of texts.",
     )
     resources: ResourcesBody = Field(
-        default_factory=ResourcesBody, description="Kept for this simulation on its launcher's machine."
+        default_factory=ResourcesBody,
+        description="Kept for this simulation on its launcher's machine, or asked of its launcher's cluster.",
     )
     limits: LimitsBody = Field(
         default_factory=LimitsBody, description="Stricter ones than the launcher's own; the stricter of both counts."
@@ -174,6 +185,10 @@ class LaunchBody(BaseModel):
             labels=self.launcher,
             cores=self.resources.cores,
             memory_mb=self.resources.memory_mb,
+            gpus=self.resources.gpus,
+            time_limit=self.resources.time_limit,
+            partition=self.resources.partition,
+            account=self.resources.account,
             real_time_factor=self.real_time_factor,
             limits=Limits(**self.limits.model_dump()),
         )
@@ -219,7 +234,12 @@ class SimulationBody(BaseModel):
     )
     launcher: str = Field("", description="The launcher that runs it, empty while it waits for one.")
     queue_position: int | None = Field(
-        None, alias="queuePosition", description="How many launches it waits for, itself included."
+        None,
+        alias="queuePosition",
+        description="How many launches it waits for, itself included; in a cluster's queue, how many jobs.",
+    )
+    queue_reason: str | None = Field(
+        None, alias="queueReason", description="Why it waits in a cluster's queue, in the cluster's words."
     )
     limits: LimitsBody = Field(
         default_factory=LimitsBody, description="That its launch asked for; the launcher may have stricter ones."

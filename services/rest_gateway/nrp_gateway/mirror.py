@@ -16,7 +16,18 @@ import structlog
 
 from nrp_common.bus import Bus
 from nrp_common.lifecycle import SimulationEvent, SimulationState
-from nrp_common.messages import IDLE, Archives, FailedStatus, IdleWarning, LifecycleMessage, Progress, Reply, Status
+from nrp_common.messages import (
+    IDLE,
+    WAITING_FOR_A_NODE,
+    Archives,
+    FailedStatus,
+    IdleWarning,
+    LifecycleMessage,
+    NodeQueue,
+    Progress,
+    Reply,
+    Status,
+)
 from nrp_common.topics import Topics
 from nrp_gateway.backend_lifecycle import BackendSimulationLifecycle
 from nrp_gateway.catalogue import Catalogue, SimulationRecord
@@ -37,6 +48,7 @@ IDLE_OVERDUE_S: Final = 30.0
 """How long after its time a simulation may still be about to be stopped: then whoever said so has ended itself."""
 
 _IDLE: Final = f'"{IDLE}"'.encode()
+_WAITING_FOR_A_NODE: Final = f'"{WAITING_FOR_A_NODE}"'.encode()
 
 GATEWAY_NODE: Final = "nrp_gateway"
 """Who speaks in a verdict of the gateway."""
@@ -56,6 +68,7 @@ class Mirror:
         self._newest = 0
         self._statuses: dict[int, bytes] = {}
         self._idle: dict[int, bytes] = {}
+        self._node_queues: dict[int, bytes] = {}
         self._reports: queue.SimpleQueue[tuple[Callable[[int, bytes], None], int, bytes] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_reports, name="mirror", daemon=True)
@@ -127,6 +140,15 @@ class Mirror:
         if heard is None or not isinstance(heard.progress, IdleWarning) or record is None or record.state.is_final:
             return None
         return heard.progress.stops_at if heard.progress.stops_at > time.time() - IDLE_OVERDUE_S else None
+
+    def node_queue(self, simulation_id: int) -> NodeQueue | None:
+        """Where a simulation is in the queue of its cluster, None when it is in none."""
+        payload = self._node_queues.get(simulation_id)
+        heard = None if payload is None else Progress.from_json(payload)
+        record = self._records.get(simulation_id)
+        if heard is None or record is None or record.state is not SimulationState.CREATED:
+            return None
+        return heard.progress if isinstance(heard.progress, NodeQueue) else None
 
     def wait_for(
         self, simulation_id: int, condition: Callable[[SimulationRecord], bool], timeout: float
@@ -265,6 +287,7 @@ class Mirror:
             self._records.pop(simulation_id, None)
             self._statuses.pop(simulation_id, None)
             self._idle.pop(simulation_id, None)
+            self._node_queues.pop(simulation_id, None)
             self._changed.notify_all()
 
     # -- reports -------------------------------------------------------------------------------------------------------
@@ -326,6 +349,8 @@ class Mirror:
             self._statuses[simulation_id] = payload
         elif _IDLE in payload:
             self._idle[simulation_id] = payload
+        elif _WAITING_FOR_A_NODE in payload:
+            self._node_queues[simulation_id] = payload
 
     def _lifecycle_reported(self, simulation_id: int, payload: bytes) -> None:
         if not payload:  # cleared: perhaps another gateway deleted it

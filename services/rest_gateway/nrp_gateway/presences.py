@@ -93,6 +93,7 @@ class Presences:
             and self._room(launcher) > 0
             and (presence.free_cores is None or presence.free_cores >= wishes.cores)
             and (presence.free_memory_mb is None or presence.free_memory_mb >= wishes.memory_mb)
+            and (presence.free_gpus is None or presence.free_gpus >= wishes.gpus)
         )
 
     def note_asked(self, launcher: str) -> None:

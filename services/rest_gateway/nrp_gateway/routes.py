@@ -386,6 +386,11 @@ def _checked_slot(slot: str, gateway: Gateway) -> int:
 def _body(record: SimulationRecord, gateway: Gateway, *, for_stranger: bool = False) -> dict[str, Any]:
     status = None if for_stranger else gateway.mirror.status(record.id)
     times = status or Status(state=record.state)
+    node_queue = gateway.mirror.node_queue(record.id)
+    if record.is_queued:
+        position = gateway.launches.queue.position(record.id)
+    else:
+        position = node_queue.queue_position if node_queue is not None else None
     body = SimulationBody(
         state=record.state,
         simulation_id=record.id,
@@ -403,7 +408,8 @@ def _body(record: SimulationRecord, gateway: Gateway, *, for_stranger: bool = Fa
         real_time=times.real_time,
         simulation_time_left=times.simulation_time_left,
         launcher=record.launcher,
-        queue_position=gateway.launches.queue.position(record.id) if record.is_queued else None,
+        queue_position=position,
+        queue_reason=node_queue.queue_reason if node_queue is not None else None,
         limits=LimitsBody(**record.wishes.limits.model_dump()),
         stops_at=None if (stops_at := gateway.mirror.stops_at(record.id)) is None else _iso(stops_at),
     )

@@ -35,17 +35,19 @@ LEAST_FREE_MEMORY: Final = 200 * MEGABYTE
 
 @dataclass(frozen=True)
 class Room:
-    """What a machine has for simulations.
+    """What there is for the simulations of a launcher. Cores, memory and GPUs are None where others give them out.
 
     Attributes:
         places: how many simulations it takes at once.
         cores: how many cores they may ask for, together.
-        memory_mb: how much memory they may ask for, together.
+        memory_mb: how much memory of this machine they may ask for, together.
+        gpus: how many GPUs they may ask for, together.
     """
 
     places: int
-    cores: float
-    memory_mb: int
+    cores: float | None
+    memory_mb: int | None
+    gpus: int | None = 0
 
     def refusal(self, asked: Wishes, running: Sequence[Wishes]) -> str | None:
         """Why there is no room for one more simulation, None when there is.
@@ -56,21 +58,33 @@ class Room:
         """
         if len(running) >= self.places:
             return f"{len(running)} simulations run, it takes {self.places}"
-        if asked.cores > self.free_cores(running):
-            return f"{self.free_cores(running):g} of its {self.cores:g} cores are free, {asked.cores:g} are asked for"
-        if asked.memory_mb > self.free_memory_mb(running):
-            free = self.free_memory_mb(running)
-            return f"{free} of its {self.memory_mb} MB of memory are free, {asked.memory_mb} are asked for"
-        if (really_free := free_memory()) < LEAST_FREE_MEMORY:
+        free_cores, free_memory_mb, free_gpus = (
+            self.free_cores(running),
+            self.free_memory_mb(running),
+            self.free_gpus(running),
+        )
+        if free_cores is not None and asked.cores > free_cores:
+            return f"{free_cores:g} of its {self.cores:g} cores are free, {asked.cores:g} are asked for"
+        if free_memory_mb is not None and asked.memory_mb > free_memory_mb:
+            return f"{free_memory_mb} of its {self.memory_mb} MB of memory are free, {asked.memory_mb} are asked for"
+        if free_gpus is not None and asked.gpus > free_gpus:
+            return f"{free_gpus} of its {self.gpus} GPUs are free, {asked.gpus} are asked for"
+        if self.memory_mb is not None and (really_free := free_memory()) < LEAST_FREE_MEMORY:
             return f"only {really_free // MEGABYTE} MB of its memory are free"
         return None
 
-    def free_cores(self, running: Sequence[Wishes]) -> float:
+    def free_cores(self, running: Sequence[Wishes]) -> float | None:
         """The cores that no simulation has asked for."""
-        return max(0.0, self.cores - sum(each.cores for each in running))
+        return None if self.cores is None else max(0.0, self.cores - sum(each.cores for each in running))
 
-    def free_memory_mb(self, running: Sequence[Wishes]) -> int:
+    def free_gpus(self, running: Sequence[Wishes]) -> int | None:
+        """The GPUs that no simulation has asked for."""
+        return None if self.gpus is None else max(0, self.gpus - sum(each.gpus for each in running))
+
+    def free_memory_mb(self, running: Sequence[Wishes]) -> int | None:
         """The memory that no simulation has asked for, or what is really free when that is less."""
+        if self.memory_mb is None:
+            return None
         kept = sum(each.memory_mb for each in running)
         return max(0, min(self.memory_mb - kept, free_memory() // MEGABYTE))
 

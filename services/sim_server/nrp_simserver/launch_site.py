@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from nrp_common.bus import Bus
 from nrp_common.clone_cache import CloneCache
 from nrp_common.storage_client import StorageClient
-from nrp_simserver import processes
 from nrp_simserver.cgroups import CgroupTree
 from nrp_simserver.disk_use import DiskUse
 from nrp_simserver.limits import LimitWatch, limits_in_force
 from nrp_simserver.metrics import LauncherMetrics
+from nrp_simserver.placement import Placement, ServerOrder
 from nrp_simserver.process_table import ProcessTable
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
 from nrp_simserver.simulation_record import SimulationRecord
-from nrp_simserver.spawners import Spawners
 from nrp_simserver.spool import Spool
 
 
@@ -27,13 +26,11 @@ class LaunchSite:
 
     settings: LauncherSettings
     bus: Bus
-    spawners: Spawners
+    placement: Placement
     spool: Spool
     clone_cache: CloneCache
     storage_for: Callable[[str], StorageClient]
     """The Storage Server for the owner of a sealed token."""
-    servers: Callable[[], set[int]]
-    """The process ids of all simulation servers that there are."""
     table: ProcessTable
     disk: DiskUse
     cgroups: CgroupTree | None
@@ -52,8 +49,11 @@ class LaunchSite:
         limits = limits_in_force(self.settings, record.launch.wishes.limits)
         return LimitWatch(limits, folder, record.incarnation, self.table, self.disk, self.cgroups)
 
-    def setup_of(self, record: SimulationRecord, folder: SimulationFolder, limits: LimitWatch) -> ServerSetup:
-        """All that the server of a simulation needs."""
+    def order_of(self, record: SimulationRecord, folder: SimulationFolder, limits: LimitWatch) -> ServerOrder:
+        """The server of a simulation, with all that it needs."""
+        return ServerOrder(self._setup_of(record, folder, limits), record.launch, limits.in_force)
+
+    def _setup_of(self, record: SimulationRecord, folder: SimulationFolder, limits: LimitWatch) -> ServerSetup:
         settings, launch = self.settings, record.launch
         return ServerSetup(
             **settings.bus_access.model_dump(),
@@ -75,20 +75,3 @@ class LaunchSite:
             largest_file=limits.largest_file,
             most_tasks_of_user=limits.most_tasks_of_user,
         )
-
-    def end_processes(
-        self, incarnation: str, folder: SimulationFolder, server: int | None, spawner: int | None
-    ) -> None:
-        """End what a server left running: below its spawner, or anybody's children when that is gone, too.
-
-        Args:
-            incarnation: the server's.
-            folder: the simulation's.
-            server: the process id that it had, None when that is not known.
-            spawner: the process id of its spawner, likewise.
-        """
-        if spawner is not None and server is not None:
-            besides = self.servers() - {server}
-            processes.end_all(lambda: processes.left_behind(spawner, server, incarnation, folder.path, besides=besides))
-        if spawner is None or processes.has_ended(spawner):
-            processes.end_all(lambda: processes.marked({incarnation}))

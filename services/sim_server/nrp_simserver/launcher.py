@@ -1,4 +1,4 @@
-"""The launcher: takes launches for one machine, has a simulation server run each, and sees every one to its end."""
+"""The launcher: takes launches, has a simulation server run each, and sees every one to its end."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from nrp_common.metrics import MetricsServer, new_registry
 from nrp_common.storage_client import StorageClient
 from nrp_common.token_seal import unseal_token
 from nrp_simserver import cgroups
-from nrp_simserver.capacity import MEGABYTE, Room, available_cores, available_memory, default_capacity
 from nrp_simserver.cgroups import CgroupTree
 from nrp_simserver.data_directory import data_directory_of
 from nrp_simserver.disk_use import DiskUse
 from nrp_simserver.health import health
 from nrp_simserver.launch_site import LaunchSite
 from nrp_simserver.metrics import LauncherMetrics, Uploads
+from nrp_simserver.placement import QueuePlace
+from nrp_simserver.placements import placement_of
 from nrp_simserver.process_table import ProcessTable
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord
 from nrp_simserver.simulation_server_instance import SimulationServerInstance
-from nrp_simserver.spawner_protocol import Prepare
-from nrp_simserver.spawners import Spawners
 from nrp_simserver.spool import Spool
 from nrp_simserver.surge_watch import SurgeWatch
 
@@ -46,7 +45,7 @@ REMEMBER_ENDED_S: Final = 60.0
 """How long the last word on a simulation is said again to a broker that lost it; gateways clear it afterwards."""
 
 ADOPTED_WITHIN_S: Final = 5.0
-"""How long a launcher waits for the spawners of earlier ones to tell of their servers before it takes launches."""
+"""How long a launcher waits to be told of the servers of earlier ones before it takes launches."""
 
 SHUTDOWN_S: Final = 30.0
 """How long the simulations may take to end, with their archives stored, beyond the time they have to stop."""
@@ -57,7 +56,7 @@ ENDED: Final = "The launcher was ended"
 
 
 class Launcher:
-    """The simulations of one machine.
+    """The simulations of one machine, or of those that it has run elsewhere.
 
     Args:
         settings: what the launcher can be told.
@@ -69,12 +68,6 @@ class Launcher:
     def __init__(self, settings: LauncherSettings) -> None:
         self._settings = settings
         self._topics = settings.topics
-        cores, memory = available_cores(), available_memory()
-        self._room = Room(
-            places=settings.capacity or default_capacity(cores, memory),
-            cores=settings.cores or cores,
-            memory_mb=settings.memory_mb or memory // MEGABYTE,
-        )
         self._lock = threading.Lock()  # guards the instances, and that no more are taken than there is room for
         self._instances: dict[int, SimulationServerInstance] = {}
         self._appearing = threading.Lock()  # what is said last is the latest
@@ -84,18 +77,10 @@ class Launcher:
         self._bus = Bus(
             settings.broker, "launcher", will=Will(self._presence_topic, LauncherPresence(online=False).to_json())
         )
-        tree = _cgroups(settings.cgroup)
-        preparation = Prepare(
-            idle_servers=settings.idle_servers,
-            bus=settings.bus_access,
-            orphaned_s=settings.orphaned_s,
-            stop_grace_s=settings.stop_grace_s,
-            cgroups=None if tree is None else tree.base,
-        )
+        tree = _cgroups(settings.cgroup) if settings.placement == "local" else None
         self._has_adopted = threading.Event()
-        self._spawners = Spawners(
-            settings.spawners_directory, settings.python, preparation, self, self._note_servers_not_found
-        )
+        self._placement = placement_of(settings, self._bus, tree, self, self._note_servers_not_found, self._server_pids)
+        self._room = self._placement.room
         self._registry = new_registry()
         self._metrics_server: MetricsServer | None = None
         self._disk = DiskUse(settings.data_directory, settings.limit_free_disk_mb)
@@ -105,11 +90,10 @@ class Launcher:
         self._site = LaunchSite(
             settings=settings,
             bus=self._bus,
-            spawners=self._spawners,
+            placement=self._placement,
             spool=self._spool,
             clone_cache=CloneCache(settings.clone_cache_directory),
             storage_for=self._storage_for,
-            servers=self._server_pids,
             table=self._table,
             disk=self._disk,
             cgroups=tree,
@@ -123,11 +107,11 @@ class Launcher:
         """Take over what an earlier launcher left behind, then take launches. The broker may come later.
 
         Raises:
-            SettingsError: the figures cannot be served where they should.
+            SettingsError: the figures cannot be served where they should, or simulations not be placed.
         """
         self._serve_metrics()
         self._take_over_leftovers()
-        self._spawners.start()
+        self._placement.start({each.incarnation: each.folder for each in self._all_instances()})
         self._has_adopted.wait(ADOPTED_WITHIN_S)
         self._spool.start()
         self._surge_watch.start()
@@ -161,9 +145,9 @@ class Launcher:
         self._surge_watch.close()
         self._spool.close()
         if leaves:
-            self._spawners.leave()
+            self._placement.leave()
         else:
-            self._spawners.close()
+            self._placement.close()
         self._bus.forget(self._presence_topic)
         self._bus.close()
         self._storage.close()
@@ -224,7 +208,7 @@ class Launcher:
                     instance.launch()
                 except OSError as error:
                     del self._instances[launch.simulation_id]
-                    self._spawners.dismiss(instance.record.incarnation)
+                    self._placement.dismiss(instance.record.incarnation)
                     responder.reply(Reply(error=f"its disk: {error}", refusal=Refusal.FAILED))
                     return
         with tracing.within(launch.context):
@@ -237,7 +221,7 @@ class Launcher:
         folder = SimulationFolder(
             self._settings.simulations_directory / str(launch.simulation_id), launch.simulation_id
         )
-        incarnation = self._spawners.reserve()
+        incarnation = self._placement.reserve()
         record = SimulationRecord(launch=launch, incarnation=incarnation, launched_at=datetime.now().astimezone())
         return SimulationServerInstance(record, folder, self._site)
 
@@ -277,28 +261,39 @@ class Launcher:
                 labels=self._settings.own_labels,
                 free_cores=self._room.free_cores(running),
                 free_memory_mb=self._room.free_memory_mb(running),
+                free_gpus=self._room.free_gpus(running),
                 version=version("nrp-backend"),
             )
             self._bus.retain(self._presence_topic, presence)
 
-    # -- the spawners' reports -----------------------------------------------------------------------------------------
+    # -- the placement's reports ---------------------------------------------------------------------------------------
 
     def is_taken(self, incarnation: str) -> bool:
         """Whether a simulation has this incarnation."""
         return self._of_incarnation(incarnation) is not None
 
-    def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
+    def server_found(self, incarnation: str) -> None:
+        """The server of an earlier launcher is known: what becomes of it will be told."""
+        if (instance := self._of_incarnation(incarnation)) is not None:
+            instance.server_found()
+
+    def server_waits(self, incarnation: str, place: QueuePlace) -> None:
+        """A simulation server waits for a place to run at."""
+        if (instance := self._of_incarnation(incarnation)) is not None:
+            instance.server_waits(place)
+
+    def server_spawned(self, incarnation: str, pid: int | None = None, spawner: int | None = None) -> None:
         """A simulation server runs."""
         if (instance := self._of_incarnation(incarnation)) is not None:
             instance.server_spawned(pid, spawner)
         else:
-            log.error("Simulation server %d runs a simulation whose folder is gone, it is killed", pid)
-            self._spawners.signal(incarnation, signal.SIGKILL)
+            log.error("Simulation server %s runs a simulation whose folder is gone, it is killed", pid or incarnation)
+            self._placement.kill(incarnation)
 
-    def server_ended(self, incarnation: str, how: str, *, by_spawner: bool = False) -> None:
+    def server_ended(self, incarnation: str, how: str, *, by_placement: bool = False) -> None:
         """A simulation server has ended, or could not be started."""
         if (instance := self._of_incarnation(incarnation)) is not None:
-            instance.server_ended(how, by_spawner=by_spawner)
+            instance.server_ended(how, by_placement=by_placement)
 
     def spawner_ended(self, incarnation: str, how: str) -> None:
         """The spawner of a simulation server has ended, and the server with it."""
@@ -306,9 +301,9 @@ class Launcher:
             instance.spawner_ended(how)
 
     def _note_servers_not_found(self) -> None:
-        """Every spawner of an earlier launcher has told of its servers."""
+        """All servers of earlier launchers that there are have been told of."""
         for instance in self._all_instances():
-            if instance.is_leftover and instance.pid is None:
+            if instance.is_leftover and not instance.is_placed:
                 instance.server_not_found()
         self._has_adopted.set()
 
@@ -334,7 +329,7 @@ class Launcher:
     def _server_pids(self) -> set[int]:
         """Also of idle ones: the kernel takes 20 ms longer to bury a process whose entry in `/proc` was looked at."""
         running = {each.pid for each in self._all_instances() if each.pid is not None}
-        return running | self._spawners.idle_pids
+        return running | self._placement.server_pids()
 
     def _forget_ended(self) -> None:
         for instance in self._all_instances():

@@ -137,6 +137,11 @@ class LimitWatch:
 
     # -- before the server starts, and after it ended ------------------------------------------------------------------
 
+    @property
+    def in_force(self) -> Mapping[Limited, Limit]:
+        """The limits that are watched over."""
+        return self._limits
+
     def prepare(self) -> None:
         """Make the simulation's cgroup, where there are any, and see how large its folder is before it writes to it.
 
@@ -199,7 +204,7 @@ class LimitWatch:
             server: the process id of the simulation server, None when it does not run.
             spawner: of the spawner that it is below.
         """
-        return self._time_excess(journal) or self._process_excess(server, spawner) or self._lasting_excess()
+        return self._time_excess(journal) or self.process_excess(server, spawner) or self._lasting_excess()
 
     def excess_at_the_end(self) -> Excess | None:
         """The first limit that was exceeded, as far as it can be seen when the server has ended by itself."""
@@ -244,7 +249,8 @@ class LimitWatch:
             return self._beyond(Limited.SIMULATED_TIME, round(journal.simulation_time, 3))
         return None
 
-    def _process_excess(self, server: int | None, spawner: int | None) -> Excess | None:
+    def process_excess(self, server: int | None, spawner: int | None) -> Excess | None:
+        """The first limit of memory, processes or CPU time that is exceeded now; see `excess`."""
         if server is None or not self._limits.keys() & {Limited.MEMORY, Limited.CPU_TIME, Limited.PROCESSES}:
             return None
         if (too_many := self.excess_of_processes(server, spawner)) is not None:

@@ -17,6 +17,11 @@ class Cloned:
 
 
 @dataclass(frozen=True)
+class Waits:
+    """The simulation server waits for a place to run at."""
+
+
+@dataclass(frozen=True)
 class Spawned:
     """The simulation server runs."""
 
@@ -27,8 +32,8 @@ class Ended:
 
     how: str
     """In a sentence."""
-    by_spawner: bool = False
-    """Whether its spawner had it end."""
+    by_placement: bool = False
+    """Whether its placement had it end."""
     with_spawner: bool = False
     """Whether its spawner ended, and it with that one."""
 
@@ -55,4 +60,4 @@ class Swollen:
     excess: Excess
 
 
-News = Cloned | Spawned | Ended | StopAsked | Overruled | Swollen
+News = Cloned | Waits | Spawned | Ended | StopAsked | Overruled | Swollen

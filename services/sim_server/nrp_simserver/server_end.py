@@ -31,6 +31,7 @@ class ServerEnd(BaseModel):
         exit_code: the server's exit code, or the negative number of the signal that killed it.
         ended_at: in seconds since 1970.
         reason: why the spawner ended it, None when it did not.
+        is_told: whether a job of a cluster was told to end before, which its cluster knows the reason of.
     """
 
     pid: int
@@ -38,6 +39,7 @@ class ServerEnd(BaseModel):
     exit_code: int
     ended_at: float
     reason: str | None = None
+    is_told: bool = False
 
     def write(self, folder: SimulationFolder) -> None:
         """Put this into the simulation's folder."""

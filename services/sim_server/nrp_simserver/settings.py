@@ -21,6 +21,7 @@ GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
 
 
 OnShutdown = Literal["stop", "leave"]
+PlacementKind = Literal["local"]
 
 
 class CoreSettings(Settings):
@@ -111,6 +112,8 @@ class LauncherSettings(CoreSettings, CommonSettings):
     takes what is missing is failed."""
     idle_timeout_s: NonNegativeFloat = 0.0
     """After how long without a command a simulation is stopped that is paused or completed; 0 for never."""
+    placement: PlacementKind = "local"
+    """Where simulation servers run: on this machine."""
     cgroup: str = "auto"
     """The cgroup (version 2) in which the launcher makes one for each simulation: its path, `auto` for the one that was
     delegated to the launcher, `none` to look at the processes instead."""
@@ -152,6 +155,11 @@ class LauncherSettings(CoreSettings, CommonSettings):
             broker_ca_file=broker.ca_file,
             mqtt_prefix=self.topics.prefix,
         )
+
+    @property
+    def heartbeat_file(self) -> Path:
+        """What jobs on other machines see this launcher live by, absolute."""
+        return self.data_directory.absolute() / "heartbeat"
 
     @property
     def spawners_directory(self) -> Path:

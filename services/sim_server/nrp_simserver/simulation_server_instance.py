@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import signal
 import threading
 import time
 from collections import deque
@@ -35,7 +34,9 @@ from nrp_simserver.idle_culling import IdleCulling
 from nrp_simserver.launch_site import LaunchSite
 from nrp_simserver.limits import Excess, Limited
 from nrp_simserver.metrics import LaunchPhases
-from nrp_simserver.news import Cloned, Ended, News, Overruled, Spawned, StopAsked, Swollen
+from nrp_simserver.news import Cloned, Ended, News, Overruled, Spawned, StopAsked, Swollen, Waits
+from nrp_simserver.placement import QueuePlace
+from nrp_simserver.queue_notice import QueueNotice
 from nrp_simserver.server_end import ServerEnd, describe_server_end
 from nrp_simserver.simulation_folder import Journal, SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import Intention, SimulationRecord, write_snapshot
@@ -78,7 +79,8 @@ class SimulationServerInstance:
     Attributes:
         record: what was asked, and what is noted down for the next launcher.
         folder: the simulation's.
-        pid: the server's process id while it runs.
+        pid: the server's process id while it runs on this machine.
+        is_placed: whether it is known to run, or to wait for its turn to.
         is_running: whether anything of it runs, or may.
         is_leftover: whether an earlier launcher began with it.
         over_since: when all was done, in `time.monotonic()` seconds; None before.
@@ -88,6 +90,7 @@ class SimulationServerInstance:
         self.record = record
         self.folder = folder
         self.pid: int | None = None
+        self.is_placed = False
         self.is_running = True
         self.is_leftover = False
         self.over_since: float | None = None
@@ -96,6 +99,7 @@ class SimulationServerInstance:
         self._archiving = Archiving(record, folder, site.spool, site.storage_for, site.disk)
         self._limits = site.limits_of(record, folder)
         self._culling = IdleCulling(site.settings.idle_timeout_s, site.bus, self._topics.status(self.simulation_id))
+        self._queue_notice = QueueNotice(site.bus, self._topics.status(self.simulation_id))
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._spawner: int | None = None  # the process id of the spawner that the server is below
         self._phases: LaunchPhases | None = None  # of a launch by this launcher
@@ -126,7 +130,7 @@ class SimulationServerInstance:
     @property
     def is_on_its_own(self) -> bool:
         """Whether there is nothing to do for this launcher, as its server runs and is not being ended."""
-        return self.is_running and self.pid is not None and self.record.intention is None
+        return self.is_running and self.is_placed and self.record.intention is None
 
     # -- what others tell it -------------------------------------------------------------------------------------------
 
@@ -145,9 +149,21 @@ class SimulationServerInstance:
         self._listen()
         self._start_thread(self._take_over)
 
-    def server_spawned(self, pid: int, spawner: int) -> None:
-        """The simulation server runs, below this spawner."""
+    def server_found(self) -> None:
+        """The server of an earlier launcher is known, what became of it will be told."""
+        self.is_placed = True
+
+    def server_waits(self, place: QueuePlace) -> None:
+        """The simulation server waits for a place to run at."""
+        self.is_placed = True
+        self._news.put(Waits())
+        self._queue_notice.tell(place)
+
+    def server_spawned(self, pid: int | None, spawner: int | None) -> None:
+        """The simulation server runs, below this spawner when it is on this machine."""
         self.pid, self._spawner = pid, spawner
+        self.is_placed = True
+        self._queue_notice.take_back()
         self._note_phase("spawn")
         self._news.put(Spawned())
 
@@ -156,13 +172,13 @@ class SimulationServerInstance:
         end = ServerEnd.read(self.folder)
         if end is not None:
             self.pid, self._spawner = end.pid, end.spawner
-            self.server_ended(describe_server_end(end.exit_code, end.reason), by_spawner=end.reason is not None)
+            self.server_ended(describe_server_end(end.exit_code, end.reason), by_placement=end.reason is not None)
         else:
             self.server_ended(SPAWNER_ENDED if self.folder.journal.exists() else NEVER_STARTED)
 
-    def server_ended(self, how: str, *, by_spawner: bool = False) -> None:
+    def server_ended(self, how: str, *, by_placement: bool = False) -> None:
         """There is no simulation server any more."""
-        self._news.put(Ended(how, by_spawner=by_spawner))
+        self._news.put(Ended(how, by_placement=by_placement))
 
     def spawner_ended(self, how: str) -> None:
         """The spawner has ended that was to start the simulation server, and the server with it."""
@@ -276,16 +292,16 @@ class SimulationServerInstance:
                 case Cloned(error=None):
                     break
                 case Cloned(error=error):
-                    self._site.spawners.dismiss(self.record.incarnation)
+                    self._site.placement.dismiss(self.record.incarnation)
                     return Verdict(SimulationEvent.FAILED, str(error), ErrorType.LOADING)
                 case _ if self.record.intention is not None:
-                    self._site.spawners.dismiss(self.record.incarnation)
+                    self._site.placement.dismiss(self.record.incarnation)
                     return Verdict(SimulationEvent.STOPPED, self.record.intention.reason)
         assert self._archiving.cloned is not None
         try:
             self._limits.prepare()
         except OSError as error:
-            self._site.spawners.dismiss(self.record.incarnation)
+            self._site.placement.dismiss(self.record.incarnation)
             return Verdict(SimulationEvent.FAILED, f"The simulation gets no cgroup: {error}", ErrorType.LOADING)
         write_snapshot(self.folder, self._archiving.cloned)
         self._has_server = True
@@ -295,8 +311,8 @@ class SimulationServerInstance:
         """Have a server started, and wait for its end; started again when the order went down with a spawner."""
         for _ in range(ORDERS):
             try:
-                self._site.spawners.spawn(self._site.setup_of(self.record, self.folder, self._limits))
-            except NRPError as error:
+                self._site.placement.place(self._site.order_of(self.record, self.folder, self._limits))
+            except (NRPError, OSError) as error:
                 return Ended(str(error))
             ended = self._watch()
             if not ended.with_spawner or self.pid is not None or self.record.intention is not None:
@@ -320,7 +336,7 @@ class SimulationServerInstance:
     def _take_over(self) -> Verdict:
         while True:
             match self._next_news():
-                case Spawned():
+                case Spawned() | Waits():
                     log.info("Simulation %d runs on", self.simulation_id)
                     if self.record.intention is not None:
                         self._end_server(self.record.intention)
@@ -333,11 +349,16 @@ class SimulationServerInstance:
         started_at = time.monotonic()
         while True:
             news = self._next_news()
-            if isinstance(news, Ended):
-                return news
+            match news:
+                case Ended():
+                    return news
+                case Waits():
+                    started_at = math.inf
+                case Spawned():
+                    started_at = time.monotonic()
             if time.monotonic() >= self._kill_at:
                 self._kill_at = math.inf
-                self._site.spawners.signal(self.record.incarnation, signal.SIGKILL)
+                self._site.placement.kill(self.record.incarnation)
             if isinstance(news, Swollen) and self.record.intention is None:
                 self._fail_for(news.excess)
             if self.record.intention is None:
@@ -379,9 +400,9 @@ class SimulationServerInstance:
         """Have the server end: in order, which it may do already or be cut off from the bus, or at once."""
         if intention.event is SimulationEvent.STOPPED or intention.may_wait:
             self._kill_at = time.monotonic() + self._site.settings.stop_grace_s
-            self._site.spawners.signal(self.record.incarnation, signal.SIGTERM)
+            self._site.placement.stop(self.record.incarnation)
         else:
-            self._site.spawners.signal(self.record.incarnation, signal.SIGKILL)
+            self._site.placement.kill(self.record.incarnation)
 
     def _find_fault(self, age_s: float) -> str | None:
         """Why the simulation has to be ended, None when it has not."""
@@ -405,25 +426,27 @@ class SimulationServerInstance:
             self._archiving.may_leave_out_results = True
 
     def _verdict(self, ended: Ended) -> Verdict:
-        journal, is_own_end = self.folder.read_journal(), not (ended.by_spawner or ended.with_spawner)
+        journal, is_own_end = self.folder.read_journal(), not (ended.by_placement or ended.with_spawner)
         if self.record.intention is None and is_own_end and not journal.stopping:
             excess = self._limits.excess_at_the_end()
             if excess is not None:  # it did not live to be ended for it
                 self._note_excess(excess)
                 reason = f"{excess.reason}; {journal.error or ended.how}"
                 self.record.intention = Intention(event=SimulationEvent.FAILED, reason=reason)
-        return verdict_on(self.record, self.folder, ended.how, by_spawner=ended.by_spawner)
+        return verdict_on(self.record, self.folder, ended.how, by_placement=ended.by_placement)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _end(self, verdict: Verdict) -> None:
         """Leave nothing running, store what is to be kept, speak the final word, free the folder."""
         self._limits.release()
-        self._site.end_processes(self.record.incarnation, self.folder, self.pid, self._spawner)
+        self._site.placement.end_processes(self.record.incarnation, self.folder, self.pid, self._spawner)
         self.pid = None
+        self.is_placed = False
         self.is_running = False
         self._has_server = False
         self._answer_for_the_dead()
+        self._queue_notice.take_back()
         self._site.metrics.end(self, verdict.event)
         self._site.freed()
         stored = self._archiving.store(STORED_WITHIN_S, self.stored_late)
@@ -438,6 +461,7 @@ class SimulationServerInstance:
         self._is_final_spoken.set()
         self._archiving.wait_until_safe()
         self._await_delivery()
+        self._site.placement.forget(self.record.incarnation)
         remove_folder(self.folder.path)
         self._site.bus.unsubscribe(self._topics.command(self.simulation_id))
         self._site.bus.unsubscribe(self._topics.lifecycle(self.simulation_id))

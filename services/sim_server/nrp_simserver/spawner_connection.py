@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from nrp_common.errors import NRPError
 from nrp_simserver import processes
+from nrp_simserver.placement import Listener
 from nrp_simserver.server_end import describe_exit, describe_server_end, last_words
 from nrp_simserver.spawner_folder import SpawnerFolder
 from nrp_simserver.spawner_protocol import (
@@ -46,30 +47,8 @@ class SpawnerUnavailable(NRPError):
     """The process that forks simulation servers is not there."""
 
 
-class Listener(Protocol):
-    """Who is told what spawners report. Called in their connections' threads: must not take long."""
-
-    def is_taken(self, incarnation: str) -> bool:
-        """Whether a simulation has this incarnation, so that no other one may have it."""
-
-    def server_spawned(self, incarnation: str, pid: int, spawner: int) -> None:
-        """A simulation server runs: its process, and that of the spawner it is below."""
-
-    def server_ended(self, incarnation: str, how: str, *, by_spawner: bool = False) -> None:
-        """A simulation server has ended, or could not be started.
-
-        Args:
-            incarnation: the server's.
-            how: in a sentence.
-            by_spawner: whether it was its spawner that had it end.
-        """
-
-    def spawner_ended(self, incarnation: str, how: str) -> None:
-        """The spawner of a simulation server has ended, and the server with it, if it had started it at all."""
-
-
 class Owner(Protocol):
-    """Who is told about the spawner itself, likewise."""
+    """Who is told about the spawner itself, in its connection's thread: must not take long."""
 
     def spawner_said_hello(self, connection: SpawnerConnection) -> None:
         """It is ready, and `connection.hello` says what it is."""
@@ -228,16 +207,16 @@ class SpawnerConnection:
                 self._note_end(incarnation, f"The simulation server could not be started: {reason}")
             case Ended(incarnation=incarnation, exit_code=exit_code, reason=reason):
                 how = describe_server_end(exit_code, reason)
-                self._note_end(incarnation, how, by_spawner=reason is not None)
+                self._note_end(incarnation, how, by_placement=reason is not None)
             case PoolFault(reason=reason, retry_after_s=retry_after_s):
                 log.error("No server can be kept ready for launches; next try in %.0f s: %s", retry_after_s, reason)
             case AllTold():
                 self._owner.spawner_told_all(self)
 
-    def _note_end(self, incarnation: str, how: str, *, by_spawner: bool = False) -> None:
+    def _note_end(self, incarnation: str, how: str, *, by_placement: bool = False) -> None:
         with self._lock:
             self._running.discard(incarnation)
-        self._listener.server_ended(incarnation, how, by_spawner=by_spawner)
+        self._listener.server_ended(incarnation, how, by_placement=by_placement)
 
     def _bury(self) -> None:
         with self._lock:

@@ -16,9 +16,10 @@ from typing import Final
 
 from nrp_common.errors import SettingsError
 from nrp_simserver.code_version import code_version
+from nrp_simserver.placement import Listener
 from nrp_simserver.server_end import describe_exit
 from nrp_simserver.simulation_folder import ServerSetup
-from nrp_simserver.spawner_connection import THE_SPAWNER, Listener, SpawnerConnection, SpawnerUnavailable
+from nrp_simserver.spawner_connection import THE_SPAWNER, SpawnerConnection, SpawnerUnavailable
 from nrp_simserver.spawner_folder import SpawnerFolder, identity_of, spawner_environment
 from nrp_simserver.spawner_protocol import Dismiss, Prepare, Retire, Signal, Spawn, to_line
 

@@ -26,14 +26,14 @@ class Verdict:
     report: ErrorType | None = None
 
 
-def verdict_on(record: SimulationRecord, folder: SimulationFolder, how: str, *, by_spawner: bool = False) -> Verdict:
+def verdict_on(record: SimulationRecord, folder: SimulationFolder, how: str, *, by_placement: bool = False) -> Verdict:
     """The verdict on a simulation whose server has ended.
 
     Args:
         record: the simulation's, which tells what launchers did and said.
         folder: the simulation's, in which its server noted how far it got.
         how: the server ended, in a sentence.
-        by_spawner: whether it was its spawner that had it end.
+        by_placement: whether it was its placement that had it end.
     """
     intention, journal = record.intention, folder.read_journal()
     if record.final is not None:
@@ -44,9 +44,9 @@ def verdict_on(record: SimulationRecord, folder: SimulationFolder, how: str, *, 
         return Verdict(SimulationEvent.FAILED, journal.error)
     if intention is not None:
         return Verdict(SimulationEvent.STOPPED, intention.reason)
-    if by_spawner:
-        return Verdict(SimulationEvent.FAILED, how, ErrorType.RUNTIME)
+    kind = ErrorType.RUNTIME if journal.seq else ErrorType.LOADING
+    if by_placement:
+        return Verdict(SimulationEvent.FAILED, how, kind)
     if journal.stopping:
         return Verdict(SimulationEvent.STOPPED)
-    kind = ErrorType.RUNTIME if journal.seq else ErrorType.LOADING
     return Verdict(SimulationEvent.FAILED, f"{how}{last_words(folder.log)}", kind)

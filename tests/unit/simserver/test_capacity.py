@@ -122,10 +122,19 @@ def free(monkeypatch: pytest.MonkeyPatch) -> None:
             [Wishes(memory_mb=1500)],
             "2500 of its 4000 MB of memory are free, 3000 are asked for",
         ),
+        (Wishes(gpus=1), [], "0 of its 0 GPUs are free, 1 are asked for"),
     ],
 )
 def test_room_counts_simulations_cores_and_memory(asked: Wishes, running: list[Wishes], refusal: str | None) -> None:
     assert Room(places=3, cores=2.0, memory_mb=4000).refusal(asked, running) == refusal
+
+
+@pytest.mark.usefixtures("free")
+def test_what_a_cluster_gives_out_is_not_counted() -> None:
+    room = Room(places=3, cores=None, memory_mb=None, gpus=None)
+    assert room.refusal(Wishes(cores=1000, memory_mb=10**6, gpus=8), [NOTHING] * 2) is None
+    assert room.refusal(NOTHING, [NOTHING] * 3) == "3 simulations run, it takes 3"
+    assert (room.free_cores([]), room.free_memory_mb([]), room.free_gpus([])) == (None, None, None)
 
 
 def test_there_is_no_room_where_memory_is_really_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> SimulationFolder:
 
 
 @pytest.mark.parametrize(
-    ("journal", "intention", "by_spawner", "verdict"),
+    ("journal", "intention", "by_placement", "verdict"),
     [
         (STARTED, None, False, Verdict(FAILED, HOW, ErrorType.RUNTIME)),
         (NOT_READY, None, False, Verdict(FAILED, HOW, ErrorType.LOADING)),
@@ -57,10 +57,10 @@ def folder(tmp_path: Path) -> SimulationFolder:
     ],
 )
 def test_verdict_is_what_explains_the_end(
-    folder: SimulationFolder, journal: Journal, intention: Intention | None, by_spawner: bool, verdict: Verdict
+    folder: SimulationFolder, journal: Journal, intention: Intention | None, by_placement: bool, verdict: Verdict
 ) -> None:
     folder.write_journal(journal)
-    assert verdict_on(record(intention), folder, HOW, by_spawner=by_spawner) == verdict
+    assert verdict_on(record(intention), folder, HOW, by_placement=by_placement) == verdict
 
 
 def test_verdict_that_was_passed_stands(folder: SimulationFolder) -> None:

@@ -1,0 +1,29 @@
+"""Which placement a launcher has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nrp_common.bus import Bus
+from nrp_simserver.cgroups import CgroupTree
+from nrp_simserver.local_placement import LocalPlacement
+from nrp_simserver.placement import Listener, Placement
+from nrp_simserver.settings import LauncherSettings
+
+
+def placement_of(
+    settings: LauncherSettings,
+    bus: Bus,  # noqa: ARG001  for placements elsewhere
+    cgroups: CgroupTree | None,
+    listener: Listener,
+    all_told: Callable[[], None],
+    servers: Callable[[], set[int]],
+) -> Placement:
+    """The one that `NRP_PLACEMENT` names. Its arguments are those of the placements.
+
+    Raises:
+        SettingsError: it cannot work with these settings.
+    """
+    match settings.placement:
+        case "local":
+            return LocalPlacement(settings, cgroups, listener, all_told, servers)
