@@ -67,6 +67,9 @@ class FakeBus:
         elif retain:
             self.retained.pop(topic, None)
 
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._handlers = [each for each in self._handlers if each[0] != topic_filter]
+
     def hear(self, topic: str, payload: Message | bytes) -> None:
         """Have the subscribers hear a message."""
         data = payload if isinstance(payload, bytes) else payload.to_json()

@@ -24,6 +24,9 @@ ROUND_S: Final = 1.0
 ABSENCE_GRACE_S: Final = 30.0
 """How long launcher and server may both be away before their simulation is given up; counted while connected."""
 
+QUEUED_GRACE_S: Final = 600.0
+"""The same while the simulation waits in a cluster's queue: there is no server yet, and its launcher may come back."""
+
 CLEANING_DELAY_S: Final = 60.0
 """How long the retained messages of an ended simulation stay, for who connects late."""
 
@@ -91,7 +94,8 @@ class Caretaker:
         abandoned = {each.id for each in unfinished if self._is_abandoned(each)}
         self._absent_since = {each: self._absent_since.get(each, now) for each in abandoned}
         for simulation_id, since in self._absent_since.items():
-            if now - since < ABSENCE_GRACE_S:
+            is_in_a_queue = self._mirror.node_queue(simulation_id) is not None
+            if now - since < (QUEUED_GRACE_S if is_in_a_queue else ABSENCE_GRACE_S):
                 continue
             record = self._mirror.read_again(simulation_id)  # another gateway may know more
             if record is not None and not record.state.is_final and self._is_abandoned(record):

@@ -19,11 +19,10 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
+import numpy.random  # noqa: F401  a server seeds it
 from pydantic import BaseModel, ValidationError
 
 from nrp_simserver import pooled_server, processes
@@ -176,7 +175,7 @@ class Job:
         while True:
             come = signal.sigtimedwait(SIGNALS, LOOK_S)
             if come is not None and come.si_signo == signal.SIGCHLD:
-                for pid, status in _ended_children():
+                for pid, status in processes.ended_children():
                     if pid == self._server:
                         return os.waitstatus_to_exitcode(status)
             elif come is not None and come.si_signo in SIGNALS:
@@ -212,12 +211,6 @@ class Job:
             return Claim.read(self._folder) == self._claim
         except OSError:  # the file system is away, and says nothing of it
             return True
-
-
-def _ended_children() -> Iterator[tuple[int, int]]:
-    with suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
-            yield ended
 
 
 def main(order_file: Path, job: str) -> int:

@@ -13,7 +13,7 @@ from nrp_simserver.settings import LauncherSettings
 
 def placement_of(
     settings: LauncherSettings,
-    bus: Bus,  # noqa: ARG001  for placements elsewhere
+    bus: Bus,
     cgroups: CgroupTree | None,
     listener: Listener,
     all_told: Callable[[], None],
@@ -25,5 +25,9 @@ def placement_of(
         SettingsError: it cannot work with these settings.
     """
     match settings.placement:
-        case "local":
+        case "slurm":
+            from nrp_simserver.slurm.placement import SlurmPlacement  # a launcher of another kind needs none of it
+
+            return SlurmPlacement(settings, bus, listener, all_told)
+        case _:
             return LocalPlacement(settings, cgroups, listener, all_told, servers)

@@ -181,6 +181,13 @@ def has_ended(pid: int) -> bool:
     return True
 
 
+def ended_children() -> Iterator[tuple[int, int]]:
+    """The ids and wait statuses of this process's children that have ended, each of which is told only once."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            yield ended
+
+
 def await_end(pid: int, timeout: float) -> bool:
     """Wait for the end of a process, which need not be a child. Returns whether it came within `timeout` seconds."""
     try:

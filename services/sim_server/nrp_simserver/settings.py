@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
 
 
 OnShutdown = Literal["stop", "leave"]
-PlacementKind = Literal["local"]
+PlacementKind = Literal["local", "slurm"]
 
 
 class CoreSettings(Settings):
@@ -113,7 +114,19 @@ class LauncherSettings(CoreSettings, CommonSettings):
     idle_timeout_s: NonNegativeFloat = 0.0
     """After how long without a command a simulation is stopped that is paused or completed; 0 for never."""
     placement: PlacementKind = "local"
-    """Where simulation servers run: on this machine."""
+    """Where simulation servers run: on this machine, or as jobs of a Slurm cluster."""
+    slurm_partition: str = ""
+    """The partition of jobs whose launch names none; several with commas between. Slurm's default when not given."""
+    slurm_account: str = ""
+    """The account that is charged for jobs whose launch names none."""
+    slurm_time_limit_s: NonNegativeFloat = 0.0
+    """The time limit of jobs whose launch names none, in seconds of real time; 0 for the partition's."""
+    slurm_memory_mb: NonNegativeInt = 0
+    """The memory of jobs whose launch asks for none and has no limit of memory; 0 for what the partition gives."""
+    slurm_options: str = ""
+    """Further options of `sbatch` for all jobs, as in a shell, such as `--qos=interactive --constraint=avx2`."""
+    slurm_shared: bool = False
+    """That nodes see the data directory although its file system is this machine's own, which exports it."""
     cgroup: str = "auto"
     """The cgroup (version 2) in which the launcher makes one for each simulation: its path, `auto` for the one that was
     delegated to the launcher, `none` to look at the processes instead."""
@@ -124,6 +137,17 @@ class LauncherSettings(CoreSettings, CommonSettings):
         if not name or set(name) & set("/+#\0"):
             raise ValueError("a launcher's name is part of its topics: it must not be empty or contain / + #")
         return name
+
+    @field_validator("slurm_options")
+    @classmethod
+    def _be_options(cls, options: str) -> str:
+        try:
+            words = shlex.split(options)
+        except ValueError as error:
+            raise ValueError(f"cannot be taken apart as a shell does: {error}") from error
+        if any(each[:2] in ("-a", "-W") or each.partition("=")[0] in ("--array", "--wait", "--wrap") for each in words):
+            raise ValueError("a simulation is one job, which is not waited for: --array, --wait and --wrap cannot be")
+        return options
 
     @field_validator("cgroup")
     @classmethod

@@ -21,7 +21,6 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,7 +304,7 @@ class Spawner:
         if signal.SIGTERM in numbers and self._launcher is None:  # else the launcher was told, too
             log.warning("Told to end while no launcher is there")
             self._is_over = True
-        for pid, status in _ended_children():
+        for pid, status in processes.ended_children():
             self._note_end(pid, os.waitstatus_to_exitcode(status))
 
     def _note_end(self, pid: int, exit_code: int) -> None:
@@ -358,12 +357,6 @@ def _hand_over(idle: IdleServer, setup: ServerSetup) -> bool:
         idle.handover.sendall(setup.model_dump_json().encode() + b"\n")
         return True
     return False
-
-
-def _ended_children() -> Iterator[tuple[int, int]]:
-    with suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
-            yield ended
 
 
 def _preload() -> None:

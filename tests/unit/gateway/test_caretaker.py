@@ -10,10 +10,18 @@ import pytest
 
 from nrp_common.bus import Bus
 from nrp_common.lifecycle import SimulationEvent, SimulationState
-from nrp_common.messages import Archives, LauncherPresence, LifecycleMessage, ServerPresence, Status
+from nrp_common.messages import (
+    Archives,
+    LauncherPresence,
+    LifecycleMessage,
+    NodeQueue,
+    Progress,
+    ServerPresence,
+    Status,
+)
 from nrp_common.topics import Topics
 from nrp_gateway import caretaker as caretaker_module
-from nrp_gateway.caretaker import ABSENCE_GRACE_S, CLEANING_DELAY_S, RETAINED_LEAVES, Caretaker
+from nrp_gateway.caretaker import ABSENCE_GRACE_S, CLEANING_DELAY_S, QUEUED_GRACE_S, RETAINED_LEAVES, Caretaker
 from nrp_gateway.catalogue import Catalogue, SimulationRecord
 from nrp_gateway.mirror import RECENT_S, Mirror
 from nrp_gateway.presences import Presences
@@ -90,6 +98,22 @@ def test_simulation_is_failed_when_launcher_and_server_stay_away(installation: I
     assert (verdict.incarnation, verdict.seq) == ("i", 2)
     assert verdict.reason
     assert "'fake'" in verdict.reason
+
+
+def test_one_in_a_clusters_queue_is_given_up_later(installation: Installation) -> None:
+    waiting = add(installation.catalogue)
+    installation.mirror.add(waiting)
+    installation.mirror.note_incarnation(waiting.id, "waiting")
+    installation.bus.hear(TOPICS.status(waiting.id), Progress(progress=NodeQueue(queue_reason="Priority")))
+    installation.let_pass(QUEUED_GRACE_S - 0.1)
+    assert installation.state is SimulationState.FAILED
+    record = installation.mirror.get(waiting.id)
+    assert record is not None
+    assert record.state is SimulationState.CREATED
+    installation.let_pass(0.1)
+    record = installation.mirror.get(waiting.id)
+    assert record is not None
+    assert record.state is SimulationState.FAILED
 
 
 def test_verdict_keeps_the_last_times(installation: Installation) -> None:

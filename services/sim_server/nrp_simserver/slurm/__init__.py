@@ -1,0 +1,1 @@
+"""Simulation servers as jobs of a Slurm cluster."""
