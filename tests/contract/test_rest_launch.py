@@ -39,6 +39,7 @@ def test_launch_is_answered_with_the_paused_simulation(gateway: RunningGateway, 
         "simulationTimeLeft": 0.0,
         "launcher": "fake",
         "queuePosition": None,
+        "queueReason": None,
         "limits": dict.fromkeys(["realTime", "simulatedTime", "memoryMB", "cpuTime", "processes", "diskMB"]),
         "stopsAt": None,
     }

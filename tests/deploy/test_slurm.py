@@ -309,6 +309,7 @@ def test_nothing_is_lost_while_the_controller_is_away(cluster: SlurmCluster, lau
     launched, unwanted = launcher.launch(), launcher.launch()
     wait_until(lambda: any("Slurm does not" in each.get("queueReason", "") for each in waits(launched)), 60)
     assert unwanted.command("stopped").error is None
+    assert unwanted.await_final()["event"] == "stopped"
     assert ending.command("stopped").error is None
     assert ending.await_final()["event"] == "stopped"
     launcher.kill()
@@ -317,7 +318,6 @@ def test_nothing_is_lost_while_the_controller_is_away(cluster: SlurmCluster, lau
     assert not launched.finals
     cluster.heal()
     launched.await_transition("initialized", 60)
-    assert unwanted.await_final(60)["event"] == "stopped"
     for simulation in (running, launched):
         assert simulation.command("stopped").error is None
         assert simulation.await_final()["event"] == "stopped"

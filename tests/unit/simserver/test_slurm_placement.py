@@ -352,6 +352,28 @@ def test_a_stop_before_slurm_took_the_job_is_the_end_of_it(cluster: Cluster) -> 
     assert cluster.told.ends == [("The simulation was ended before its job was submitted", False)]
 
 
+def test_a_stop_of_what_slurm_cannot_have_needs_no_slurm(cluster: Cluster) -> None:
+    cluster.fake.answers("sbatch", "", stderr=AWAY, status=1)
+    cluster.fake.answers("squeue", "", stderr="slurm_load_jobs error: Unable to contact slurm controller", status=1)
+    cluster.placed()
+    wait_until(lambda: cluster.told.reason.startswith("Slurm does not answer"))
+    cluster.placement.stop(INCARNATION)
+    wait_until(lambda: cluster.told.ends)
+    cluster.placement.forget(INCARNATION)
+
+
+def test_a_stop_of_what_slurm_may_have_waits_for_slurm(cluster: Cluster) -> None:
+    cluster.fake.answers("sbatch", "", stderr="sbatch: error: Socket timed out on send/recv operation\n", status=1)
+    cluster.fake.answers("squeue", "", status=1)
+    cluster.placed()
+    wait_until(lambda: cluster.told.reason.startswith("Slurm does not answer"))
+    cluster.placement.stop(INCARNATION)
+    cluster.look_again(3)
+    assert not cluster.told.ends
+    cluster.queue((17, "PENDING"))
+    wait_until(lambda: "--state=PENDING 17" in cluster.fake.calls("scancel"))
+
+
 def test_one_that_runs_is_asked_then_cancelled_then_killed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_placement, "STOP_AGAIN_S", 0.0)
     monkeypatch.setattr(slurm_placement, "CANCELLED_WITHIN_S", 0.3)

@@ -41,9 +41,18 @@ _PASSES: Final = re.compile(
 )
 """What Slurm says when it is away, busy, or being restarted. Whatever else comes with it, it is worth another try."""
 
+_NOT_HEARD: Final = re.compile(
+    r"Unable to contact slurm controller|connect failure|configuration source|munge|Connection refused", re.IGNORECASE
+)
+"""What its programs say when they did not get through at all."""
+
 
 class SlurmUnavailable(NRPError):
     """Slurm does not answer."""
+
+
+class SlurmUnreachable(SlurmUnavailable):
+    """Slurm was not reached: it has not heard what it was to do."""
 
 
 class SubmissionRefused(NRPError):
@@ -97,6 +106,7 @@ class Slurm:
 
         Raises:
             SubmissionRefused: Slurm does not take it.
+            SlurmUnreachable: it was not asked.
             SlurmUnavailable: it does not answer. It may have taken the job all the same.
         """
         done = self._run("sbatch", "--parsable", *options, text=script)
@@ -107,7 +117,7 @@ class Slurm:
             raise SlurmUnavailable(f"sbatch did not say which job it submitted: {_words(done)}")
         if _REFUSED.search(done.stderr) and not _PASSES.search(done.stderr):
             raise SubmissionRefused(_words(done))
-        raise SlurmUnavailable(_words(done))
+        raise (SlurmUnreachable if _NOT_HEARD.search(done.stderr) else SlurmUnavailable)(_words(done))
 
     def jobs(self) -> list[SlurmJob]:
         """All jobs of the cluster that Slurm shows this user, those included that ended some minutes ago.

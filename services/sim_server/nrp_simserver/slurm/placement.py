@@ -31,7 +31,7 @@ from nrp_simserver.server_end import ServerEnd, describe_server_end, last_words
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder
 from nrp_simserver.slurm import words
-from nrp_simserver.slurm.commands import Slurm, SlurmJob, SlurmUnavailable, SubmissionRefused
+from nrp_simserver.slurm.commands import Slurm, SlurmJob, SlurmUnavailable, SlurmUnreachable, SubmissionRefused
 from nrp_simserver.slurm.job_request import JobNote, job_of
 from nrp_simserver.slurm.site import check_site
 from nrp_simserver.spawner_folder import spawner_environment
@@ -92,6 +92,7 @@ class _Server:
         incarnation: the server's.
         folder: the simulation's.
         note: of its job.
+        may_be_submitted: whether Slurm may have its job, although it did not say so.
         submitted_at: when the last attempt to submit it ended, in `time.monotonic()` seconds.
         retry_at: when the next one is due.
         retry_s: how long to wait after that.
@@ -112,6 +113,7 @@ class _Server:
     incarnation: str
     folder: SimulationFolder
     note: JobNote
+    may_be_submitted: bool = True
     submitted_at: float = -math.inf
     retry_at: float = -math.inf
     retry_s: float = LOOK_S
@@ -211,7 +213,7 @@ class SlurmPlacement:
         )
         note = job_of(order, job_order.write(folder), self._python, settings)
         note.write(folder)  # before it is submitted: who finds it looks for the job
-        server = _Server(setup.incarnation, folder, note)
+        server = _Server(setup.incarnation, folder, note, may_be_submitted=False)
         self._follow(server)
         self._listener.server_waits(setup.incarnation, QueuePlace("Its job is being submitted"))
         with self._changed:
@@ -348,7 +350,9 @@ class SlurmPlacement:
         self._silence = why
         with self._changed:
             for server in servers:
-                if server.running_at == math.inf and not server.is_over:
+                if server.ending and server.note.id is None and not server.may_be_submitted and not server.is_busy:
+                    self._note_unsubmitted_end(server)
+                elif server.running_at == math.inf and not server.is_over:
                     self._listener.server_waits(server.incarnation, QueuePlace(f"Slurm does not answer: {why}"))
 
     def _tell_all_told(self) -> None:
@@ -418,8 +422,7 @@ class SlurmPlacement:
                 server.is_gone = True
                 self._note_absence(server)
         elif server.ending:
-            server.is_gone = True
-            self._tell_end(server, "The simulation was ended before its job was submitted")
+            self._note_unsubmitted_end(server)
         elif time.monotonic() >= server.retry_at:
             self._begin(server, self._submit)
         else:
@@ -477,6 +480,10 @@ class SlurmPlacement:
             by_slurm = job.state not in words.ENDED_BY_ITSELF
             self._tell_end(server, words.end_of(job, str(server.folder.log)), by_placement=by_slurm)
 
+    def _note_unsubmitted_end(self, server: _Server) -> None:
+        server.is_gone = True
+        self._tell_end(server, "The simulation was ended before its job was submitted")
+
     def _note_absence(self, server: _Server) -> None:
         end = ServerEnd.read(server.folder)
         if end is None:
@@ -518,10 +525,10 @@ class SlurmPlacement:
 
     def _submit(self, server: _Server) -> None:
         with self._changed:
-            if server.ending and server.submitted_at == -math.inf:
-                server.is_gone = True
-                self._tell_end(server, "The simulation was ended before its job was submitted")
+            if server.ending and not server.may_be_submitted:
+                self._note_unsubmitted_end(server)
                 return
+            may_be_submitted, server.may_be_submitted = server.may_be_submitted, True
         number: int | None = None
         obstacle = refusal = ""
         try:
@@ -530,6 +537,7 @@ class SlurmPlacement:
             refusal = str(error)
         except SlurmUnavailable as error:
             obstacle = str(error)
+            may_be_submitted = may_be_submitted or not isinstance(error, SlurmUnreachable)
             log.warning("Simulation %d is not submitted yet: %s", server.folder.simulation_id, error)
         with self._changed:
             server.submitted_at = time.monotonic()
@@ -541,7 +549,7 @@ class SlurmPlacement:
                 how = f"Slurm does not take the job of the simulation: {refusal}"
                 self._tell_end(server, how, by_placement=True)
             else:
-                server.obstacle = obstacle
+                server.obstacle, server.may_be_submitted = obstacle, may_be_submitted
                 server.retry_at = server.submitted_at + server.retry_s
                 server.retry_s = min(2 * server.retry_s, LONGEST_RETRY_S)
 
