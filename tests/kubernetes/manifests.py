@@ -1,0 +1,148 @@
+"""The manifests as kustomize makes them of an overlay, and what refers to what in them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.kubernetes.objects import Object
+
+MANIFESTS: Final = Path(__file__).parents[2] / "deploy" / "kubernetes"
+
+OVERLAYS: Final = ("single-node", "cluster")
+
+# In a process of its own: its runtime would share the signals of this one.
+_BUILD: Final = """
+import asyncio, sys
+from pykustomize import build
+print(asyncio.run(build(sys.argv[1])).yaml)
+"""
+
+
+def render(overlay: str, folder: Path) -> list[Object]:
+    """What `kubectl apply -k` would apply of an overlay, with fresh secrets, made in `folder`."""
+    copy = shutil.copytree(MANIFESTS, folder / "kubernetes", ignore=shutil.ignore_patterns("secrets.env"))
+    path = copy / "overlays" / overlay
+    subprocess.run([copy / "make-secrets", path], check=True)
+    built = subprocess.run([*_kustomize(), path], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return [each for each in yaml.safe_load_all(built.stdout) if each is not None]
+
+
+def _kustomize() -> list[str]:
+    if find_spec("pykustomize") is not None:
+        return [sys.executable, "-c", _BUILD]
+    if (program := shutil.which("kustomize")) is not None:
+        return [program, "build"]
+    pytest.skip("there is no kustomize: neither the package pykustomize nor a program on the PATH")
+
+
+class Manifests:
+    """What is applied."""
+
+    def __init__(self, objects: list[Object]) -> None:
+        self.objects = objects
+
+    def of(self, *kinds: str) -> list[Object]:
+        return [each for each in self.objects if each["kind"] in kinds]
+
+    def named(self, kind: str, name: str) -> Object:
+        (found,) = [each for each in self.of(kind) if each["metadata"]["name"] == name]
+        return found
+
+    def generated(self, kind: str, name: str) -> Object:
+        """One whose name ends with a hash of what is in it."""
+        (found,) = [each for each in self.of(kind) if each["metadata"]["name"].rpartition("-")[0] == name]
+        return found
+
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        return {(each["kind"], each["metadata"]["name"]) for each in self.objects}
+
+    @property
+    def simulation_job(self) -> Object:
+        """The template that the launcher makes Jobs of."""
+        job = yaml.safe_load(self.generated("ConfigMap", "nrp-simulation-job")["data"]["simulation-job.yaml"])
+        assert isinstance(job, dict)
+        return job
+
+    @property
+    def pods(self) -> dict[str, Object]:
+        """The templates of all Pods, by what makes them; that of simulations among them."""
+        found = {each["metadata"]["name"]: each["spec"]["template"] for each in self.of("Deployment", "StatefulSet")}
+        return {**found, "simulation": self.simulation_job["spec"]["template"]}
+
+    def containers(self) -> Iterator[tuple[str, Object]]:
+        for name, pod in self.pods.items():
+            for each in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
+                yield f"{name}/{each['name']}", each
+
+    def environment(self, workload: str) -> dict[str, str]:
+        """The variables of a workload's only container, secrets in place."""
+        (container,) = self.pods[workload]["spec"]["containers"]
+        found: dict[str, str] = {}
+        for each in container.get("envFrom", []):
+            (data,) = [it["data"] for it in self.of("ConfigMap") if it["metadata"]["name"] == each["configMapRef"]["name"]]
+            found |= data
+        for each in container.get("env", []):
+            if "value" in each:
+                found[each["name"]] = each["value"]
+            elif "secretKeyRef" in each["valueFrom"]:
+                found[each["name"]] = f"<{each['valueFrom']['secretKeyRef']['key']}>"
+            else:
+                found[each["name"]] = f"{workload}-0"
+        for name, value in found.items():
+            for other, text in found.items():
+                value = value.replace(f"$({other})", text)
+            found[name] = value
+        return found
+
+
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    """Whether a label selector, in the long or the short form, takes something."""
+    wanted = selector.get("matchLabels", {}) if {"matchLabels", "matchExpressions"} & selector.keys() else selector
+    expressions = selector.get("matchExpressions", [])
+    return all(labels.get(key) == value for key, value in wanted.items()) and all(
+        labels.get(each["key"]) in each["values"] for each in expressions
+    )
+
+
+def references(value: Any) -> Iterator[tuple[str, str]]:
+    """What a part of a manifest refers to, by kind and name."""
+    if isinstance(value, list):
+        for each in value:
+            yield from references(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            match key:
+                case "configMapRef" | "configMapKeyRef" | "configMap" if isinstance(each, dict):
+                    yield "ConfigMap", each["name"]
+                case "secretRef" | "secretKeyRef":
+                    yield "Secret", each["name"]
+                case "secret" if isinstance(each, dict):
+                    yield "Secret", each["secretName"]
+                case "persistentVolumeClaim":
+                    yield "PersistentVolumeClaim", each["claimName"]
+                case "serviceAccountName":
+                    yield "ServiceAccount", each
+                case "serviceName":
+                    yield "Service", each
+                case "service" if isinstance(each, dict):
+                    yield "Service", each["name"]
+                case "roleRef":
+                    yield each["kind"], each["name"]
+                case _:
+                    yield from references(each)
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
