@@ -29,5 +29,9 @@ def placement_of(
             from nrp_simserver.slurm.placement import SlurmPlacement  # a launcher of another kind needs none of it
 
             return SlurmPlacement(settings, bus, listener, all_told)
+        case "kubernetes":
+            from nrp_simserver.kubernetes.placement import KubernetesPlacement  # an extra, and takes time to import
+
+            return KubernetesPlacement(settings, bus, listener, all_told)
         case _:
             return LocalPlacement(settings, cgroups, listener, all_told, servers)

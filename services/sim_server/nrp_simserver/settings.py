@@ -22,7 +22,7 @@ GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
 
 
 OnShutdown = Literal["stop", "leave"]
-PlacementKind = Literal["local", "slurm"]
+PlacementKind = Literal["local", "slurm", "kubernetes"]
 
 
 class CoreSettings(Settings):
@@ -114,7 +114,7 @@ class LauncherSettings(CoreSettings, CommonSettings):
     idle_timeout_s: NonNegativeFloat = 0.0
     """After how long without a command a simulation is stopped that is paused or completed; 0 for never."""
     placement: PlacementKind = "local"
-    """Where simulation servers run: on this machine, or as jobs of a Slurm cluster."""
+    """Where simulation servers run: on this machine, as jobs of a Slurm cluster, or of a Kubernetes cluster."""
     slurm_partition: str = ""
     """The partition of jobs whose launch names none; several with commas between. Slurm's default when not given."""
     slurm_account: str = ""
@@ -127,6 +127,22 @@ class LauncherSettings(CoreSettings, CommonSettings):
     """Further options of `sbatch` for all jobs, as in a shell, such as `--qos=interactive --constraint=avx2`."""
     slurm_shared: bool = False
     """That nodes see the data directory although its file system is this machine's own, which exports it."""
+    kubernetes_job: Path | None = None
+    """A Job in YAML that those of simulations are made of; see docs/many_machines.md."""
+    kubernetes_namespace: str = ""
+    """Of the Jobs; that of the launcher's own Pod, or of the kubeconfig's context, when not given."""
+    kubernetes_config: Path | None = None
+    """A kubeconfig for a launcher outside of the cluster; what `kubectl` would take when not given."""
+    kubernetes_context: str = ""
+    """In the kubeconfig; its current one when not given."""
+    kubernetes_volume: Path | None = None
+    """Where this launcher has the volume that it shares with Jobs; the data directory, which has to be on it, when not
+    given."""
+    kubernetes_node_selectors: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Labels of nodes by labels of launches, as JSON: `{"gpu": {"accelerator": "nvidia-l4"}}` sends launches that ask
+    for `gpu` there, and says that this launcher has it."""
+    kubernetes_gpu_resource: str = "nvidia.com/gpu"
+    """What the cluster calls a GPU."""
     cgroup: str = "auto"
     """The cgroup (version 2) in which the launcher makes one for each simulation: its path, `auto` for the one that was
     delegated to the launcher, `none` to look at the processes instead."""
@@ -159,7 +175,8 @@ class LauncherSettings(CoreSettings, CommonSettings):
     @property
     def own_labels(self) -> list[str]:
         """What this machine has."""
-        return [label.strip() for label in self.labels.split(",") if label.strip()]
+        labels = [label.strip() for label in self.labels.split(",") if label.strip()]
+        return [*labels, *(each for each in self.kubernetes_node_selectors if each not in labels)]
 
     @property
     def storage(self) -> str:

@@ -1,0 +1,1 @@
+"""Simulation servers as Jobs of a Kubernetes cluster."""
