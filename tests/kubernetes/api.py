@@ -150,6 +150,10 @@ class KubernetesApi:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def is_there(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         """Serve; also again after a `stop`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -431,7 +435,7 @@ def _spec_faults(spec: Object) -> Iterator[str]:
     if pod.get("restartPolicy") not in ("Never", "OnFailure"):
         yield 'spec.template.spec.restartPolicy: Unsupported value: supported values: "OnFailure", "Never"'
     if "podFailurePolicy" in spec and pod.get("restartPolicy") != "Never":
-        yield "spec.template.spec.restartPolicy: Invalid value: only \"Never\" is supported when podFailurePolicy is specified"
+        yield 'spec.template.spec.restartPolicy: Invalid value: only "Never" is supported when podFailurePolicy is specified'
     if spec.get("activeDeadlineSeconds", 1) < 0:
         yield "spec.activeDeadlineSeconds: Invalid value: must be greater than or equal to 0"
     volumes = {each["name"] for each in pod.get("volumes") or []}

@@ -33,7 +33,17 @@ GPU: Final = "nvidia.com/gpu"
 POD: Final = "TEST_POD"
 """The environment variable that tells which processes would be in a container's own process namespace."""
 
-_SUFFIXES: Final = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_SUFFIXES: Final = {
+    "m": 1e-3,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 
 
 def amount(quantity: Any) -> float:
@@ -278,7 +288,9 @@ class Cluster:
             def complete(each: Object) -> None:
                 each["status"] |= {"succeeded": 1, "active": 0, "completionTime": now()}
                 for kind in ("SuccessCriteriaMet", "Complete"):
-                    _set_condition(each, kind, "True", "CompletionsReached", "Reached expected number of succeeded pods")
+                    _set_condition(
+                        each, kind, "True", "CompletionsReached", "Reached expected number of succeeded pods"
+                    )
 
             self.objects.change("Job", name, complete)
         elif failed:
@@ -374,7 +386,9 @@ class Cluster:
                 return
             reasons[reason] = reasons.get(reason, 0) + 1
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        message = f"0/{len(self.nodes)} nodes are available: {told}. preemption: 0/{len(self.nodes)} nodes are available."
+        message = (
+            f"0/{len(self.nodes)} nodes are available: {told}. preemption: 0/{len(self.nodes)} nodes are available."
+        )
         self.objects.change(
             "Pod", name, lambda each: _set_condition(each, "PodScheduled", "False", "Unschedulable", message)
         )
@@ -462,7 +476,7 @@ class Cluster:
             found = self._claims[claim] / mount.get("subPath", "")
             if found.resolve() != Path(mount["mountPath"]).resolve():
                 return f"{found} is not at {mount['mountPath']}"
-            if not found.is_dir():
+            if not found.exists():
                 return f"there is no {found}"
         return None
 
@@ -487,7 +501,10 @@ class Cluster:
         reason = container.reason or ("Completed" if code == 0 else "Error")
 
         def end(each: Object) -> None:
-            _end(each, {"exitCode": code, "reason": reason, "finishedAt": now()})
+            terminated = {"exitCode": code, "reason": reason, "finishedAt": now()}
+            if code and each["spec"]["containers"][0].get("terminationMessagePolicy") == "FallbackToLogsOnError":
+                terminated["message"] = self.output_of(name)[-2048:]
+            _end(each, terminated)
             if container.overdue:
                 message = "Pod was active on the node longer than the specified deadline"
                 each["status"] |= {"phase": "Failed", "reason": "DeadlineExceeded", "message": message}
@@ -521,7 +538,9 @@ def _later(seconds: float) -> str:
 
 def _requests(pod: Object) -> dict[str, float]:
     resources = pod["spec"]["containers"][0].get("resources") or {}
-    return {name: amount(each) for name, each in {**resources.get("limits", {}), **resources.get("requests", {})}.items()}
+    return {
+        name: amount(each) for name, each in {**resources.get("limits", {}), **resources.get("requests", {})}.items()
+    }
 
 
 def _has_run(pod: Object) -> bool:

@@ -91,7 +91,9 @@ class Manifests:
         (container,) = self.pods[workload]["spec"]["containers"]
         found: dict[str, str] = {}
         for each in container.get("envFrom", []):
-            (data,) = [it["data"] for it in self.of("ConfigMap") if it["metadata"]["name"] == each["configMapRef"]["name"]]
+            (data,) = [
+                it["data"] for it in self.of("ConfigMap") if it["metadata"]["name"] == each["configMapRef"]["name"]
+            ]
             found |= data
         for each in container.get("env", []):
             if "value" in each:

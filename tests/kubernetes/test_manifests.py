@@ -53,7 +53,9 @@ def test_every_image_has_a_version(manifests: Manifests) -> None:
 def test_what_is_referred_to_is_there(manifests: Manifests) -> None:
     for each in [*manifests.objects, manifests.simulation_job]:
         for kind, name in references(each.get("spec", each)):
-            assert (kind, name) in manifests.names, f"{each['metadata'].get('name', 'simulation')} refers to {kind} {name}"
+            assert (kind, name) in manifests.names, (
+                f"{each['metadata'].get('name', 'simulation')} refers to {kind} {name}"
+            )
 
 
 def test_keys_of_secrets_are_there(manifests: Manifests) -> None:
@@ -75,7 +77,9 @@ def test_secrets_are_nowhere_else(manifests: Manifests) -> None:
 
 def test_services_lead_to_ports_of_pods(manifests: Manifests) -> None:
     for service in manifests.of("Service"):
-        pods = [pod for pod in manifests.pods.values() if selects(service["spec"]["selector"], pod["metadata"]["labels"])]
+        pods = [
+            pod for pod in manifests.pods.values() if selects(service["spec"]["selector"], pod["metadata"]["labels"])
+        ]
         assert len(pods) == 1, service["metadata"]["name"]
         for port in service["spec"]["ports"]:
             assert port["targetPort"] in _ports(pods[0]), service["metadata"]["name"]
@@ -112,7 +116,9 @@ def test_mounted_volumes_are_there(manifests: Manifests) -> None:
         claims = next(
             (each["spec"] for each in manifests.of("StatefulSet") if each["metadata"]["name"] == name), {}
         ).get("volumeClaimTemplates", [])
-        there = {each["name"] for each in pod["spec"].get("volumes", [])} | {each["metadata"]["name"] for each in claims}
+        there = {each["name"] for each in pod["spec"].get("volumes", [])} | {
+            each["metadata"]["name"] for each in claims
+        }
         for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
             assert {each["name"] for each in container["volumeMounts"]} <= there, name
 
@@ -201,7 +207,12 @@ def test_only_launchers_have_access_to_the_cluster(manifests: Manifests) -> None
 
 def test_launchers_may_make_see_and_delete_jobs_and_pods_and_nothing_else(manifests: Manifests) -> None:
     (role,) = manifests.of("Role")
-    rights = {(group, resource): set(rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
+    rights = {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
     assert rights == {
         ("batch", "jobs"): {"create", "get", "list", "watch", "delete"},
         ("", "pods"): {"get", "list", "watch", "delete"},
@@ -276,7 +287,9 @@ def _container(manifests: Manifests, workload: str) -> Object:
 
 def _ports(pod: Object) -> dict[str, int]:
     return {
-        port["name"]: port["containerPort"] for container in pod["spec"]["containers"] for port in container.get("ports", [])
+        port["name"]: port["containerPort"]
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", [])
     }
 
 
@@ -313,7 +326,10 @@ def _lets_through(
     assert policies, f"{own} is isolated by none"
     peers = {"egress": "to", "ingress": "from"}[direction]
     return any(
-        (peers not in rule or any(selects(peer["podSelector"], others) for peer in rule[peers] if "podSelector" in peer))
+        (
+            peers not in rule
+            or any(selects(peer["podSelector"], others) for peer in rule[peers] if "podSelector" in peer)
+        )
         and any(ports.get(each["port"], each["port"]) == port for each in rule["ports"])
         for policy in policies
         for rule in policy.get(direction, [])
