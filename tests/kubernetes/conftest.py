@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,24 +57,13 @@ def template(tmp_path: Path) -> Path:
 def cluster_launcher(
     broker: BrokerAddress, storage: StorageServer, volume: Path, cluster: Cluster, api: KubernetesApi, template: Path
 ) -> Iterator[ClusterLauncher]:
-    """A launcher that is not started yet."""
+    """A launcher that is not started yet. In the end nothing of it is left in the cluster."""
     launcher = ClusterLauncher(broker, storage, volume / "launcher", cluster, api, template)
     yield launcher
     api.heal()
     if not api.is_there:
         api.start()
     launcher.close()
-    print(launcher.log)
-    print(
-        [
-            (
-                e["metadata"]["name"],
-                e["status"],
-                cluster.output_of(e["metadata"]["name"]) if e["status"]["phase"] != "Pending" else 0,
-            )
-            for e in cluster.pods
-        ]
-    )
 
 
 @pytest.fixture
