@@ -211,12 +211,14 @@ class KubernetesApi:
             self._watches_end_before = time.monotonic()
             self.cluster.objects.changed.notify_all()
 
-    def count(self, method: str = "", path: str = "", **query: str) -> int:
+    def count(self, method: str = "", path: str = "") -> int:
         """How many requests came."""
-        return sum(
-            method in each.method and path in each.path and query.items() <= each.query.items()
-            for each in list(self.requests)
-        )
+        return sum(method in each.method and path in each.path for each in list(self.requests))
+
+    @property
+    def watches(self) -> int:
+        """How many times somebody began to follow changes."""
+        return sum(self.verb_of(each) == "watch" for each in list(self.requests))
 
     def fault_for(self, request: Request) -> Fault | None:
         with self._lock:

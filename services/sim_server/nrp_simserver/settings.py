@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, Json, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from nrp_common.settings import CommonSettings, Settings
 from nrp_simserver.cores import EngineProcesses
@@ -138,7 +138,7 @@ class LauncherSettings(CoreSettings, CommonSettings):
     kubernetes_volume: Path | None = None
     """Where this launcher has the volume that it shares with Jobs; the data directory, which has to be on it, when not
     given."""
-    kubernetes_node_selectors: dict[str, dict[str, str]] = Field(default_factory=dict)
+    kubernetes_node_selectors: Json[dict[str, dict[str, str]]] = Field("{}", validate_default=True)
     """Labels of nodes by labels of launches, as JSON: `{"gpu": {"accelerator": "nvidia-l4"}}` sends launches that ask
     for `gpu` there, and says that this launcher has it."""
     kubernetes_gpu_resource: str = "nvidia.com/gpu"
