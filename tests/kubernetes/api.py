@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,8 @@ NAMESPACE: Final = "nrp"
 KUBERNETES: Final = "1.33"
 """Whose schemas are meant."""
 
-_GROUPS: Final = {("api", "v1", "pods"): ("", "Pod"), ("apis", "batch", "v1", "jobs"): ("batch", "Job")}
+_RESOURCES: Final = {("api/v1", "pods"): ("", "Pod"), ("apis/batch/v1", "jobs"): ("batch", "Job")}
+"""Group and kind of what is below which part of a path."""
 
 _REASONS: Final = {
     400: "BadRequest",
@@ -158,7 +159,7 @@ class KubernetesApi:
         """Serve; also again after a `stop`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self._certificate)
-        self._server = _Server(("127.0.0.1", self.port), _handler_of(self))
+        self._server = _Server(("127.0.0.1", self.port), type("Handler", (_Handler,), {"api": self}))
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -276,9 +277,7 @@ class KubernetesApi:
         if match is None:
             raise Refused(404, "the server could not find the requested resource")
         group, namespace, resource, name, below = match.groups()
-        api_group, kind = {("api/v1", "pods"): ("", "Pod"), ("apis/batch/v1", "jobs"): ("batch", "Job")}.get(
-            (group, resource), ("?", "")
-        )
+        api_group, kind = _RESOURCES.get((group, resource), ("", ""))
         if not kind:
             raise Refused(404, "the server could not find the requested resource")
         asked = resource + (below or "")
@@ -437,7 +436,7 @@ def _spec_faults(spec: Object) -> Iterator[str]:
     if pod.get("restartPolicy") not in ("Never", "OnFailure"):
         yield 'spec.template.spec.restartPolicy: Unsupported value: supported values: "OnFailure", "Never"'
     if "podFailurePolicy" in spec and pod.get("restartPolicy") != "Never":
-        yield 'spec.template.spec.restartPolicy: Invalid value: only "Never" is supported when podFailurePolicy is specified'
+        yield 'spec.template.spec.restartPolicy: Invalid value: only "Never" is supported with podFailurePolicy'
     if spec.get("activeDeadlineSeconds", 1) < 0:
         yield "spec.activeDeadlineSeconds: Invalid value: must be greater than or equal to 0"
     volumes = {each["name"] for each in pod.get("volumes") or []}
@@ -457,14 +456,15 @@ def _spec_faults(spec: Object) -> Iterator[str]:
 
 def _resource_faults(resources: Object) -> Iterator[str]:
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    where = "spec.template.spec.containers[0].resources"
     for name, wish in requests.items():
         if name in limits and amount(wish) > amount(limits[name]):
-            yield f'spec.template.spec.containers[0].resources.requests: Invalid value: "{wish}": must be less than or equal to {name} limit'
+            yield f'{where}.requests: Invalid value: "{wish}": must be less than or equal to {name} limit'
     if GPU in requests and str(requests[GPU]) != str(limits.get(GPU)):
-        yield f"spec.template.spec.containers[0].resources.limits: Required value: Limit must be set for {GPU}"
+        yield f"{where}.limits: Required value: Limit must be set for {GPU}"
 
 
-# -- HTTP ----------------------------------------------------------------------------------------------------------------
+# -- HTTP --------------------------------------------------------------------------------------------------------------
 
 
 class _Server(ThreadingHTTPServer):
@@ -475,87 +475,86 @@ class _Server(ThreadingHTTPServer):
         """Clients that go away, and connections that are cut, are no news."""
 
 
-def _handler_of(api: KubernetesApi) -> Callable[..., BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _Handler(BaseHTTPRequestHandler):
+    """Answers one connection's requests."""
 
-        def setup(self) -> None:
-            self.request.settimeout(None)
-            api.connected(self.request)
-            self.request.do_handshake()
-            super().setup()
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    api: KubernetesApi
 
-        def finish(self) -> None:
-            api.disconnected(self.request)
-            with suppress(OSError):
-                super().finish()
+    def setup(self) -> None:
+        self.api.connected(self.request)
+        self.request.do_handshake()
+        super().setup()
 
-        def do_GET(self) -> None:
-            self._serve()
+    def finish(self) -> None:
+        self.api.disconnected(self.request)
+        with suppress(OSError):
+            super().finish()
 
-        def do_POST(self) -> None:
-            self._serve()
+    def do_GET(self) -> None:
+        self._serve()
 
-        def do_DELETE(self) -> None:
-            self._serve()
+    def do_POST(self) -> None:
+        self._serve()
 
-        def do_PATCH(self) -> None:
-            self._serve()
+    def do_DELETE(self) -> None:
+        self._serve()
 
-        def do_PUT(self) -> None:
-            self._serve()
+    def do_PATCH(self) -> None:
+        self._serve()
 
-        def log_message(self, *_: object) -> None:
-            """Not to stderr."""
+    def do_PUT(self) -> None:
+        self._serve()
 
-        def _serve(self) -> None:
-            address = urlsplit(self.path)
-            query = {name: values[0] for name, values in parse_qs(address.query).items()}
-            request = Request(self.command, address.path, query)
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            fault = api.fault_for(request)
-            try:
-                if self.headers.get("Authorization") != f"Bearer {api.TOKEN}":
-                    raise Refused(401, "Unauthorized")
-                if fault is not None and fault.kind == "answer":
-                    self._say(fault.code, status(fault.code, fault.message), fault.retry_after)
-                    return
-                if api.verb_of(request) == "watch":
-                    self._stream(api.watch(request))
-                    return
-                code, answer = api.carry_out(request, body)
-            except Refused as refusal:
-                self._say(refusal.code, refusal.status)
+    def log_message(self, *_: object) -> None:
+        """Not to stderr."""
+
+    def _serve(self) -> None:
+        address = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(address.query).items()}
+        request = Request(self.command, address.path, query)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.api.fault_for(request)
+        try:
+            if self.headers.get("Authorization") != f"Bearer {self.api.TOKEN}":
+                raise Refused(401, "Unauthorized")
+            if fault is not None and fault.kind == "answer":
+                self._say(fault.code, status(fault.code, fault.message), fault.retry_after)
                 return
-            if fault is not None:
-                self.close_connection = True
-                self.request.shutdown(socket.SHUT_RDWR)
-            else:
-                self._say(code, answer)
+            if self.api.verb_of(request) == "watch":
+                self._stream(self.api.watch(request))
+                return
+            code, answer = self.api.carry_out(request, body)
+        except Refused as refusal:
+            self._say(refusal.code, refusal.status)
+            return
+        if fault is not None:
+            self.close_connection = True
+            self.request.shutdown(socket.SHUT_RDWR)
+        else:
+            self._say(code, answer)
 
-        def _say(self, code: int, answer: Object, retry_after: int | None = None) -> None:
-            content = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            if retry_after is not None:
-                self.send_header("Retry-After", str(retry_after))
-            self.end_headers()
-            self.wfile.write(content)
+    def _say(self, code: int, answer: Object, retry_after: int | None = None) -> None:
+        content = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        if retry_after is not None:
+            self.send_header("Retry-After", str(retry_after))
+        self.end_headers()
+        self.wfile.write(content)
 
-        def _stream(self, events: Iterator[Object]) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            self.wfile.flush()
-            for event in events:
-                line = json.dumps(event).encode() + b"\n"
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
-            self.wfile.write(b"0\r\n\r\n")
-
-    return Handler
+    def _stream(self, events: Iterator[Object]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.flush()
+        for event in events:
+            line = json.dumps(event).encode() + b"\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+        self.wfile.write(b"0\r\n\r\n")
 
 
 def _write_certificate(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""A cluster in this process: a job controller, a scheduler, nodes that run containers as processes, and what befalls them.
+"""A cluster in this process: a job controller, a scheduler, nodes that run containers, and what befalls them.
 
-It does what Kubernetes documents, for Jobs of one Pod of one container; a test says what goes wrong. Containers are plain
-processes here, so a volume is found at its mount path only where the test put it there.
+It does what Kubernetes documents, for Jobs of one Pod of one container; a test says what goes wrong. Containers are
+plain processes here, so a volume is found at its mount path only where the test put it there.
 """
 
 from __future__ import annotations
@@ -226,12 +226,15 @@ class Cluster:
                 return
             grace = pod["spec"].get("terminationGracePeriodSeconds", GRACE_S) if grace_s is None else grace_s
 
+            known = pod["metadata"].get("deletionGracePeriodSeconds")
+            if known is not None and known <= grace:  # it can only become shorter
+                return
+
             def mark(each: Object) -> None:
-                each["metadata"].setdefault("deletionTimestamp", _later(grace))
-                each["metadata"].setdefault("deletionGracePeriodSeconds", int(grace))
+                each["metadata"] |= {"deletionTimestamp": _later(grace), "deletionGracePeriodSeconds": int(grace)}
 
             self.objects.change("Pod", name, mark)
-            if container is not None and container.kill_at is None:
+            if container is not None:
                 container.kill_at = time.monotonic() + grace
                 _signal(container, signal.SIGTERM)
 

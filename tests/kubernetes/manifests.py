@@ -118,6 +118,23 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
     )
 
 
+NAMED_IN: Final = {
+    "configMapRef": ("ConfigMap", "name"),
+    "configMapKeyRef": ("ConfigMap", "name"),
+    "configMap": ("ConfigMap", "name"),
+    "secretRef": ("Secret", "name"),
+    "secretKeyRef": ("Secret", "name"),
+    "secret": ("Secret", "secretName"),
+    "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
+    "service": ("Service", "name"),
+    "roleRef": ("Role", "name"),
+}
+"""Which fields refer to what, and where in them its name is."""
+
+NAMES: Final = {"serviceAccountName": "ServiceAccount", "serviceName": "Service"}
+"""Which fields are names of what."""
+
+
 def references(value: Any) -> Iterator[tuple[str, str]]:
     """What a part of a manifest refers to, by kind and name."""
     if isinstance(value, list):
@@ -125,25 +142,13 @@ def references(value: Any) -> Iterator[tuple[str, str]]:
             yield from references(each)
     elif isinstance(value, dict):
         for key, each in value.items():
-            match key:
-                case "configMapRef" | "configMapKeyRef" | "configMap" if isinstance(each, dict):
-                    yield "ConfigMap", each["name"]
-                case "secretRef" | "secretKeyRef":
-                    yield "Secret", each["name"]
-                case "secret" if isinstance(each, dict):
-                    yield "Secret", each["secretName"]
-                case "persistentVolumeClaim":
-                    yield "PersistentVolumeClaim", each["claimName"]
-                case "serviceAccountName":
-                    yield "ServiceAccount", each
-                case "serviceName":
-                    yield "Service", each
-                case "service" if isinstance(each, dict):
-                    yield "Service", each["name"]
-                case "roleRef":
-                    yield each["kind"], each["name"]
-                case _:
-                    yield from references(each)
+            if key in NAMES:
+                yield NAMES[key], each
+            elif key in NAMED_IN and isinstance(each, dict):
+                kind, name = NAMED_IN[key]
+                yield kind, each[name]
+            else:
+                yield from references(each)
 
 
 def as_json(value: Any) -> str:

@@ -165,7 +165,8 @@ def test_end_that_came_while_there_was_no_launcher_is_told_by_the_next_one(launc
     launcher.cluster.kill(pods[0], signal.SIGTERM)
     launcher.cluster.evict(pods[1], "The node was low on resource: memory.")
     launcher.cluster.delete_job(launcher.job_name_of(deleted), "Background")
-    wait_until(lambda: len(launcher.cluster.jobs) == 2 and not any(map(launcher.pod_runs, (by_itself, evicted, deleted))))
+    wait_until(lambda: len(launcher.cluster.jobs) == 2)
+    wait_until(lambda: not any(map(launcher.pod_runs, (by_itself, evicted, deleted))))
     launcher.restart()
     assert "low on resource: memory" in evicted.await_final()["reason"]
     assert by_itself.await_final()["event"] in ("stopped", "failed")

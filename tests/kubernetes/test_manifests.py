@@ -307,7 +307,7 @@ SHARED = {"NRP_AUTHENTICATION", "NRP_ALLOW_UNAUTHENTICATED", "NRP_CORS_ORIGINS"}
 
 
 def _may_reach(manifests: Manifests, source: str, target: str, port: int) -> bool:
-    """Whether the policies let a Pod's connection out, and the other's in, as the documentation of Kubernetes has it."""
+    """Whether the policies let a Pod's connection out, and the other's in."""
     return _lets_through(manifests, source, target, port, "egress") and _lets_through(
         manifests, target, source, port, "ingress", _ports(manifests.pods[target])
     )

@@ -69,10 +69,8 @@ def test_secrets_are_in_no_job_and_not_in_the_simulation_s_folder(
 
 
 def test_limits_of_memory_and_processes_are_kept_in_the_container(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(
-        "import subprocess\nfor _ in range(10):\n    subprocess.Popen(['sleep', '60'])\nwhile True:\n    nrp.run_loop()\n",
-        limits={"processes": 5, "memory_mb": 900},
-    )
+    script = "import subprocess\nfor _ in range(10):\n    subprocess.Popen(['sleep', '60'])\n" + SPEAKING
+    simulation = launcher.started(script, limits={"processes": 5, "memory_mb": 900})
     (container,) = launcher.cluster.jobs[0]["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["memory"] == "964Mi"
     final = simulation.await_final()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nrp_common.bus import Bus
+from nrp_common.errors import SettingsError
 from nrp_simserver.cgroups import CgroupTree
 from nrp_simserver.local_placement import LocalPlacement
 from nrp_simserver.placement import Listener, Placement
@@ -30,8 +31,12 @@ def placement_of(
 
             return SlurmPlacement(settings, bus, listener, all_told)
         case "kubernetes":
-            from nrp_simserver.kubernetes.placement import KubernetesPlacement  # an extra, and takes time to import
-
+            try:
+                from nrp_simserver.kubernetes.placement import KubernetesPlacement  # and what an extra installs
+            except ModuleNotFoundError as error:
+                raise SettingsError(
+                    f"NRP_PLACEMENT=kubernetes needs the package {error.name}: pip install 'nrp-backend[kubernetes]'"
+                ) from error
             return KubernetesPlacement(settings, bus, listener, all_told)
         case _:
             return LocalPlacement(settings, cgroups, listener, all_told, servers)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import socket
 import threading
 import time
@@ -381,7 +380,7 @@ class KubernetesPlacement:
             log.info("The Job %s is of no simulation, it is deleted", job["metadata"]["name"])
             self._left_over[incarnation] = _Server(incarnation, SimulationFolder(Path(), 0), JobNote(job=job))
 
-    # -- what is seen of one server; `_changed` is held ------------------------------------------------------------------
+    # -- what is seen of one server; `_changed` is held ----------------------------------------------------------------
 
     def _read_end(self, server: _Server) -> None:
         """Take note of how a server says that it ended, unless the cluster knows better."""
@@ -443,7 +442,7 @@ class KubernetesPlacement:
             words = last_words(server.folder.log) if by_placement else ""
             self._listener.server_ended(server.incarnation, f"{how}{words}", by_placement=by_placement)
 
-    # -- what is asked of the API: in other threads ----------------------------------------------------------------------
+    # -- what is asked of the API: in other threads --------------------------------------------------------------------
 
     def _ask(self, server: _Server, call: Callable[[_Server], None]) -> None:
         """Ask something for a server, one thing at a time, and not too often. `_changed` is held."""

@@ -128,11 +128,15 @@ def _why_pending(pod: Manifest) -> str:
 
 
 def _is_running(pod: Manifest) -> bool:
-    return pod["status"].get("phase") == "Running"
+    return _phase(pod) == "Running"
 
 
 def _has_ended(pod: Manifest) -> bool:
-    return pod["status"].get("phase") in ("Succeeded", "Failed")
+    return _phase(pod) in ("Succeeded", "Failed")
+
+
+def _phase(pod: Manifest) -> str:
+    return str((pod.get("status") or {}).get("phase", "Pending"))
 
 
 def _condition(each: Manifest, kind: str, status: str = "True") -> Manifest | None:
@@ -165,7 +169,7 @@ def _limit(pod: Manifest, resource: str) -> str | None:
     for container in pod["spec"].get("containers") or []:
         if container["name"] == CONTAINER:
             limits = (container.get("resources") or {}).get("limits") or {}
-            return limits.get(resource)  # type: ignore[no-any-return]
+            return limits.get(resource)
     return None
 
 
