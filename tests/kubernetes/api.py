@@ -124,6 +124,7 @@ class KubernetesApi:
     Attributes:
         requests: all that came.
         kubeconfig: a file that tells clients how to get in.
+        certificate: a file with the server's, which signed itself.
     """
 
     TOKEN = "a-service-account's-token"
@@ -137,8 +138,8 @@ class KubernetesApi:
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._watches_end_before = 0.0
-        self._certificate = folder / "api.pem"
-        _write_certificate(self._certificate)
+        self.certificate = folder / "api.pem"
+        _write_certificate(self.certificate)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self._write_kubeconfig()
@@ -158,7 +159,7 @@ class KubernetesApi:
     def start(self) -> None:
         """Serve; also again after a `stop`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._certificate)
+        context.load_cert_chain(self.certificate)
         self._server = _Server(("127.0.0.1", self.port), type("Handler", (_Handler,), {"api": self}))
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -367,7 +368,7 @@ class KubernetesApi:
     # -- how clients get in --------------------------------------------------------------------------------------------
 
     def _write_kubeconfig(self) -> None:
-        authority = base64.b64encode(self._certificate.read_bytes().split(b"-----BEGIN EC PRIVATE")[0]).decode()
+        authority = base64.b64encode(self.certificate.read_bytes().split(b"-----BEGIN EC PRIVATE")[0]).decode()
         self.kubeconfig.write_text(
             yaml.safe_dump(
                 {
@@ -517,7 +518,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.api.fault_for(request)
         try:
-            if self.headers.get("Authorization") != f"Bearer {self.api.TOKEN}":
+            scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or token != self.api.TOKEN:
                 raise Refused(401, "Unauthorized")
             if fault is not None and fault.kind == "answer":
                 self._say(fault.code, status(fault.code, fault.message), fault.retry_after)

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.config import incluster_config
 
 from nrp_simserver.kubernetes import cluster as kubernetes_cluster
-from nrp_simserver.kubernetes.cluster import Cluster, JobRefused, connect
+from nrp_simserver.kubernetes.cluster import Cluster, ClusterUnavailable, JobRefused, connect
 from nrp_simserver.kubernetes.job_template import INCARNATION, LAUNCHER
 from nrp_simserver.kubernetes.standing import Over, Runs, Standing, Waits, standing_of
+from tests.kubernetes.api import KubernetesApi
+from tests.kubernetes.cluster import Cluster as FakeCluster
 from tests.kubernetes.objects import Object
 from tests.waiting import wait_until
 
@@ -193,6 +196,38 @@ def test_container_that_is_killed_has_no_time_for_anything(sighted: Sighted) -> 
     pods = [each["metadata"]["name"] for each in sighted.cluster.sight_of(incarnation).pods]
     sighted.cluster.delete(job["metadata"]["name"], pods, grace_s=1)
     sighted.await_standing(job, lambda standing: isinstance(standing, Over))
+
+
+def test_image_is_that_of_the_launcher_s_own_pod(cluster: FakeCluster, api: KubernetesApi) -> None:
+    pod = {
+        "spec": {"containers": [{"name": "launcher", "image": "registry/nrp-launcher:7"}]},
+        "status": {"phase": "Running"},
+    }
+    cluster.objects.add({"kind": "Pod", "metadata": {"name": "launcher-0", "namespace": "nrp"}, **pod})
+    client, namespace = connect(api.kubeconfig, "", "")
+    seen = Cluster(client, namespace, "none=none", lambda: None)
+    assert seen.own_image("launcher-0") == "registry/nrp-launcher:7"
+    with pytest.raises(JobRefused, match="no Pod 'launcher-1'"):
+        seen.own_image("launcher-1")
+    api.stop()
+    with pytest.raises(ClusterUnavailable):
+        seen.own_image("launcher-0")
+
+
+def test_launcher_in_a_pod_uses_the_access_that_pods_get(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(api.TOKEN)
+    (tmp_path / "namespace").write_text("nrp\n")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(api.certificate))
+    monkeypatch.setattr(kubernetes_cluster, "IN_A_POD", tmp_path / "namespace")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+    client, namespace = connect(None, "", "")
+    assert namespace == "nrp"
+    assert Cluster(client, namespace, "", lambda: None).look_at("job", "incarnation").job is None
+    assert connect(None, "", "other")[1] == "other"
 
 
 def test_failures_in_a_row_are_followed_by_ever_longer_pauses() -> None:

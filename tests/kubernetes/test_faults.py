@@ -11,6 +11,7 @@ from nrp_common.bus import BrokerAddress
 from tests.kubernetes.api import KubernetesApi
 from tests.kubernetes.cluster import Cluster, Node
 from tests.kubernetes.installation import ClusterLauncher
+from tests.kubernetes.manifests import MANIFESTS
 from tests.storage_server import StorageServer
 from tests.waiting import wait_until
 
@@ -270,6 +271,12 @@ def test_launcher_that_cannot_work_says_why(
     cluster_launcher.start(**{variable: value})
     assert cluster_launcher.process.wait(20) == 2
     assert complaint in cluster_launcher.log
+
+
+def test_template_without_an_image_is_for_launchers_in_a_pod(cluster_launcher: ClusterLauncher) -> None:
+    cluster_launcher.start(NRP_KUBERNETES_JOB=str(MANIFESTS / "base" / "simulation-job.yaml"))
+    assert cluster_launcher.process.wait(20) == 2
+    assert "names no image" in cluster_launcher.log
 
 
 def test_two_launchers_share_a_cluster_and_touch_only_their_own(

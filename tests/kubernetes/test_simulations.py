@@ -148,6 +148,13 @@ def test_job_that_kubernetes_refuses_fails_its_simulation_in_its_words(
     launcher.assert_cluster_is_empty()
 
 
+def test_partition_is_refused_as_there_is_none_in_kubernetes(launcher: ClusterLauncher) -> None:
+    final = launcher.launch(resources={"partition": "interactive"}).await_final()
+    assert final["event"] == "failed"
+    assert "no partitions, the launch asks for 'interactive'" in final["reason"]
+    assert not launcher.cluster.jobs
+
+
 def test_simulation_that_is_stopped_before_it_ran_never_runs(launcher: ClusterLauncher) -> None:
     simulation = launcher.launch(resources=LARGE)
     launcher.await_reason(simulation, "Unschedulable")

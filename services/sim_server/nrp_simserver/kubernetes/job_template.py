@@ -37,7 +37,8 @@ INCARNATION: Final = "nrp-backend/incarnation"
 SIMULATION: Final = "nrp-backend/simulation"
 OWNER: Final = "nrp-backend/owner"
 EXPERIMENT: Final = "nrp-backend/experiment"
-"""Labels by which a Job is found and told apart; annotations for people, the last two."""
+ACCOUNT: Final = "nrp-backend/account"
+"""Labels by which a Job is found and told apart; annotations, the last three, for people."""
 
 
 class JobTemplate:
@@ -97,7 +98,7 @@ class JobTemplate:
             INCARNATION: setup.incarnation,
             SIMULATION: str(setup.simulation_id),
         }
-        annotations = {OWNER: launch.owner, EXPERIMENT: launch.experiment_id}
+        annotations = {OWNER: launch.owner, EXPERIMENT: launch.experiment_id, ACCOUNT: launch.wishes.account}
         job["metadata"]["name"] = job_name(setup.simulation_id, setup.incarnation)
         for metadata in (job["metadata"], spec["template"].setdefault("metadata", {})):
             metadata["labels"] = {**(metadata.get("labels") or {}), **labels}

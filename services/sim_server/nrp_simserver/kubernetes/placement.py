@@ -136,6 +136,7 @@ class _Server:
         ending: how urgently it is to end.
         deleted: up to which urgency the cluster was told.
         hurry_until: for how long it is looked at often.
+        read_at: when it was looked whether its folder says that it ended.
     """
 
     incarnation: str
@@ -152,6 +153,7 @@ class _Server:
     ending: _Ending = _Ending.NO
     deleted: _Ending = _Ending.NO
     hurry_until: float = -math.inf
+    read_at: float = -math.inf
 
 
 class KubernetesPlacement:
@@ -211,9 +213,12 @@ class KubernetesPlacement:
         """Have a Job made. What comes of that the listener is told.
 
         Raises:
+            JobRefused: it asks for what there is not in Kubernetes.
             OSError: the simulation's folder cannot be written to.
         """
-        settings, setup = self._settings, order.setup
+        settings, setup, partition = self._settings, order.setup, order.launch.wishes.partition
+        if partition:
+            raise JobRefused(f"Kubernetes has no partitions, the launch asks for '{partition}'. Ask for labels instead")
         folder = SimulationFolder(setup.folder, setup.simulation_id)
         job_order = JobOrder(
             setup=setup,
@@ -356,12 +361,13 @@ class KubernetesPlacement:
         return ENDING_LOOK_S if is_ending else LOOK_S
 
     def _look(self) -> None:
-        is_seen = self._cluster.has_been_seen
+        is_seen, now = self._cluster.has_been_seen, time.monotonic()
         with self._changed:
             if is_seen:
                 self._find_left_over()
             for server in list(self._servers.values()):
-                if not server.is_over:
+                if not server.is_over and (now < server.hurry_until or now >= server.read_at + LOOK_S):
+                    server.read_at = now
                     self._read_end(server)
                 if not server.is_over:
                     self._see_to(server, is_seen=is_seen)
