@@ -66,7 +66,16 @@ def test_end_that_came_while_the_api_was_away_is_told_when_it_is_back(launcher: 
     assert (final["event"], "low on resource: memory" in final["reason"]) == ("failed", True)
 
 
-def test_changes_that_the_api_has_forgotten_are_made_up_for(launcher: ClusterLauncher) -> None:
+def test_launcher_that_is_told_that_it_missed_something_looks_anew(launcher: ClusterLauncher) -> None:
+    simulation = launcher.started(SPEAKING)
+    watches = launcher.api.watches
+    launcher.api.forget()  # open watches are told: 410 Gone
+    wait_until(lambda: launcher.api.watches >= watches + 2)
+    launcher.cluster.kill(launcher.pod_of(simulation), signal.SIGKILL, "OOMKilled")
+    assert "OOMKilled" in simulation.await_final()["reason"]
+
+
+def test_changes_that_the_api_forgot_while_it_was_away_are_made_up_for(launcher: ClusterLauncher) -> None:
     launcher.cluster.images.clear()
     waiting, running = launcher.launch(), launcher.launch()
     launcher.await_reason(waiting, "ImagePull")
