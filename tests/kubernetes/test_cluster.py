@@ -230,6 +230,17 @@ def test_launcher_in_a_pod_uses_the_access_that_pods_get(
     assert connect(None, "", "other")[1] == "other"
 
 
+@pytest.mark.parametrize(("said", "pause_s"), [(None, 0.0), (7, 7.0), (100_000, 30.0)])
+def test_api_that_says_for_how_long_is_left_alone_for_so_long(
+    api: KubernetesApi, said: int | None, pause_s: float
+) -> None:
+    client, namespace = connect(api.kubeconfig, "", "")
+    api.answer(429, retry_after=said)
+    with pytest.raises(ClusterUnavailable) as refusal:
+        Cluster(client, namespace, "", lambda: None).look_at("job", "incarnation")
+    assert refusal.value.retry_after_s == pause_s
+
+
 def test_failures_in_a_row_are_followed_by_ever_longer_pauses() -> None:
     pauses = [kubernetes_cluster.delay_after(failures) for failures in range(10)]
     assert pauses[0] < 0.2

@@ -38,6 +38,9 @@ WATCH_TIMEOUT: Final = (3.05, WATCH_S + 15.0)
 RETRY_DELAYS_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """After how many failures in a row the API is asked again when; up to half more, so that not all come at once."""
 
+LONGEST_PAUSE_S: Final = 30.0
+"""For which the API is left alone, however long it asks for that."""
+
 LOST_AFTER_S: Final = 30.0
 """A Pod that is still there so long after it had to be gone is on a node that the cluster does not hear of."""
 
@@ -48,7 +51,15 @@ IN_A_POD: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
 class ClusterUnavailable(NRPError):
-    """The Kubernetes API cannot be reached, or has no time."""
+    """The Kubernetes API cannot be reached, or has no time.
+
+    Attributes:
+        retry_after_s: how long it wants to be left alone.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class QuotaExceeded(NRPError):
@@ -191,7 +202,7 @@ class Cluster:
         self._mirror = _Mirror()
         self._synced = {"Job": threading.Event(), "Pod": threading.Event()}
         self._is_over = threading.Event()
-        self._obstacles: dict[str, str] = {}  # why something cannot be done, by what
+        self._untold: set[str] = set()  # the kinds that cannot be followed now
 
     def start(self) -> None:
         """Follow what happens, in the background."""
@@ -233,7 +244,7 @@ class Cluster:
             pods = self._ask(self._core.list_namespaced_pod, label_selector=selector)["items"]
             job = self._job(name)
         except ApiException as error:
-            raise ClusterUnavailable(describe(error)) from error
+            raise unavailable(error) from error
         return Sight(job, pods, sight.last_pod, sight.lost)
 
     def own_image(self, pod: str) -> str:
@@ -250,15 +261,16 @@ class Cluster:
                 raise JobRefused(
                     f"NRP_KUBERNETES_JOB names no image, and there is no Pod '{pod}' to have it from"
                 ) from error
-            raise ClusterUnavailable(describe(error)) from error
+            raise unavailable(error) from error
         return str(found["spec"]["containers"][0]["image"])
 
     def _follow(self, kind: str) -> None:
         failures = 0
         while not self._is_over.is_set():
+            pause_s = 0.0
             try:
                 version = self._list(kind)
-                self._note_obstacle(kind, None)
+                self._note_told(kind)
                 while not self._is_over.is_set():
                     version = self._watch(kind, version)
                     failures = 0
@@ -267,10 +279,10 @@ class Cluster:
                     log.debug("Changes of %ss were missed, they are listed anew", kind)
                     failures = 0
                     continue
-                self._note_obstacle(kind, describe(error))
+                pause_s = self._note_obstacle(kind, unavailable(error))
             except ClusterUnavailable as error:
-                self._note_obstacle(kind, str(error))
-            self._is_over.wait(delay_after(failures))
+                pause_s = self._note_obstacle(kind, error)
+            self._is_over.wait(max(pause_s, delay_after(failures)))
             failures += 1
 
     def _list(self, kind: str) -> str:
@@ -311,14 +323,17 @@ class Cluster:
     def _lister(self, kind: str) -> Callable[..., Any]:
         return self._batch.list_namespaced_job if kind == "Job" else self._core.list_namespaced_pod  # type: ignore[no-any-return]
 
-    def _note_obstacle(self, what: str, reason: str | None) -> None:
-        known = self._obstacles.get(what)
-        if reason is None:
-            if self._obstacles.pop(what, None) is not None:
-                log.info("The Kubernetes API tells of %ss again", what)
-        elif known is None:
-            self._obstacles[what] = reason
-            log.warning("The Kubernetes API tells of no %ss, it is asked again: %s", what, reason)
+    def _note_obstacle(self, kind: str, error: ClusterUnavailable) -> float:
+        """Say so once when it cannot be followed what happens. Returns for how many seconds not to ask again."""
+        if kind not in self._untold and not self._is_over.is_set():
+            self._untold.add(kind)
+            log.warning("The Kubernetes API tells of no %ss, it is asked again: %s", kind, error)
+        return error.retry_after_s
+
+    def _note_told(self, kind: str) -> None:
+        if kind in self._untold:
+            self._untold.discard(kind)
+            log.info("The Kubernetes API tells of %ss again", kind)
 
     # -- what is done --------------------------------------------------------------------------------------------------
 
@@ -342,7 +357,7 @@ class Cluster:
             elif error.status in (400, 403, 404, 405, 413, 415, 422):
                 raise JobRefused(f"Kubernetes refuses to make a Job for the simulation: {message}") from error
             else:
-                raise ClusterUnavailable(message) from error
+                raise unavailable(error) from error
         else:
             log.debug("Made the Job %s", name)
         self._mirror.add_made({"kind": "Job", **made})
@@ -354,7 +369,7 @@ class Cluster:
         try:
             found = self._job(name)
         except ApiException as error:
-            raise ClusterUnavailable(describe(error)) from error
+            raise unavailable(error) from error
         if found is None or "deletionTimestamp" in found["metadata"]:
             raise ClusterUnavailable(f"The Job {name} is being deleted")
         if incarnation_of(found) != incarnation_of(job):
@@ -389,7 +404,7 @@ class Cluster:
                         self._core.delete_namespaced_pod, pod, client.V1DeleteOptions(grace_period_seconds=grace_s)
                     )
         except ApiException as error:
-            raise ClusterUnavailable(describe(error)) from error
+            raise unavailable(error) from error
 
     def _delete(self, call: Callable[..., Any], name: str, options: client.V1DeleteOptions) -> None:
         try:
@@ -413,6 +428,14 @@ class Cluster:
             return json.loads(answer.data)  # type: ignore[no-any-return]
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise ClusterUnavailable(f"The Kubernetes API cannot be reached: {error}") from error
+
+
+def unavailable(error: ApiException) -> ClusterUnavailable:
+    """An error after which the API is to be asked again."""
+    retry_after_s = 0.0
+    with suppress(ValueError):
+        retry_after_s = min(float((error.headers or {}).get("Retry-After") or 0.0), LONGEST_PAUSE_S)
+    return ClusterUnavailable(describe(error), retry_after_s)
 
 
 def describe(error: ApiException) -> str:

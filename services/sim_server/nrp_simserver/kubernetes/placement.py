@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ValidationError
 
+from nrp_common import tracing
 from nrp_common.bus import Bus
 from nrp_common.errors import SettingsError
 from nrp_common.messages import ServerPresence
@@ -77,6 +78,9 @@ CLOSED_WITHIN_S: Final = 5.0
 
 NOTE: Final = "kubernetes_job.json"
 
+NOBODY: Final = tracing.Context()
+"""On whose behalf a server of an earlier launcher runs, as far as is known."""
+
 
 class JobNote(BaseModel):
     """What a launcher notes down of a Job in the simulation's folder, for the launcher that comes after it.
@@ -125,6 +129,7 @@ class _Server:
         incarnation: the server's.
         folder: the simulation's.
         note: of its Job.
+        context: on whose behalf it runs.
         obstacle: why the Job was not made so far.
         failures: how often in a row the API did not do what it was asked.
         retry_at: when it is asked again, in `time.monotonic()` seconds.
@@ -142,6 +147,7 @@ class _Server:
     incarnation: str
     folder: SimulationFolder
     note: JobNote
+    context: tracing.Context = NOBODY
     obstacle: str = ""
     failures: int = 0
     retry_at: float = -math.inf
@@ -230,7 +236,7 @@ class KubernetesPlacement:
         job = self._template.job_for(order, job_order.write(folder), settings.heartbeat_file)
         note = JobNote(job=job)
         note.write(folder)  # before it is made: the next launcher makes it, should this one not come to it
-        self._follow(_Server(setup.incarnation, folder, note))
+        self._follow(_Server(setup.incarnation, folder, note, order.launch.context))
         self._listener.server_waits(setup.incarnation, QueuePlace("Its Job is being made"))
         self._note_change()
 
@@ -454,9 +460,12 @@ class KubernetesPlacement:
         """Ask something for a server, one thing at a time, and not too often. `_changed` is held."""
 
         def ask() -> None:
+            tracing.enter(server.context)
             try:
                 call(server)
-            except (ClusterUnavailable, QuotaExceeded) as error:
+            except ClusterUnavailable as error:
+                self._put_off(server, str(error), error.retry_after_s)
+            except QuotaExceeded as error:
                 self._put_off(server, str(error))
             except Exception:
                 log.exception("A call of the Kubernetes API failed")
@@ -473,12 +482,12 @@ class KubernetesPlacement:
             server.is_busy = True
             self._calls.submit(ask)
 
-    def _put_off(self, server: _Server, obstacle: str) -> None:
+    def _put_off(self, server: _Server, obstacle: str, at_least_s: float = 0.0) -> None:
         with self._changed:
             if not server.obstacle:
                 log.warning("Simulation %d: %s; it is tried again", server.folder.simulation_id, obstacle)
             server.obstacle = obstacle
-            server.retry_at = time.monotonic() + delay_after(server.failures)
+            server.retry_at = time.monotonic() + max(at_least_s, delay_after(server.failures))
             server.failures += 1
 
     def _make(self, server: _Server) -> None:
