@@ -1,7 +1,8 @@
-"""A launch and a stop on the launcher's own machine and through Slurm, in turn: `python -m benchmarks.placements`.
+"""A launch and a stop on the launcher's own machine and through clusters, in turn: `python -m benchmarks.placements`.
 
-The cluster is a real controller with three nodes, all on this machine, so the figures are what Slurm adds, with no
-network between its parts and nobody else who waits.
+Slurm is a real controller with three nodes, all on this machine, so the figures are what it adds, with no network
+between its parts and nobody else who waits. Kubernetes is the tests' own, whose containers are plain processes: the
+figures are what Jobs cost without what a real node does to begin with a container.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import yaml
+
 from benchmarks.figures import Figure, milliseconds, table
+from tests.kubernetes.api import KubernetesApi
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.manifests import MANIFESTS
 from tests.lab import Lab
 from tests.slurm_cluster import SlurmCluster, why_not
 from tests.waiting import wait_until
@@ -31,19 +38,43 @@ def main() -> None:
         parser.error(f"no Slurm cluster can be had: {reason}")
     with tempfile.TemporaryDirectory(prefix="nrp_placements_") as scratch, ExitStack() as running:
         folder = Path(scratch)
-        for name in ("slurm", "local"):
+        for name in ("slurm", "local", "kubernetes"):
             (folder / name).mkdir()
         cluster = SlurmCluster(folder / "slurm")
         os.environ |= cluster.variables
         running.callback(cluster.close)
         cluster.start()
         labs = {}
-        for placement in ("local", "slurm"):
-            lab = Lab(folder / placement / "lab", capacity=MANY, proxied=False, settings={"placement": placement})
+        settings = {"local": {}, "slurm": {}, "kubernetes": running.enter_context(_kubernetes(folder / "kubernetes"))}
+        for placement, own in settings.items():
+            lab = Lab(
+                folder / placement / "lab", capacity=MANY, proxied=False, settings={"placement": placement, **own}
+            )
             running.callback(lab.close)
             lab.start()
             labs[placement] = lab
         print(table([*_one_by_one(labs, repeats), *_at_once(labs)]))
+
+
+@contextmanager
+def _kubernetes(folder: Path) -> Iterator[dict[str, object]]:
+    """Run the tests' cluster. Gives the settings of a launcher that uses it and has its data below `folder`."""
+    template = yaml.safe_load((MANIFESTS / "base" / "simulation-job.yaml").read_text())
+    (container,) = template["spec"]["template"]["spec"]["containers"]
+    container["image"] = "nrp-launcher:test"
+    (folder / "job.yaml").write_text(yaml.safe_dump(template))
+    rights = yaml.safe_load_all((MANIFESTS / "base" / "launcher-rights.yaml").read_text())
+    rules = next(each["rules"] for each in rights if each["kind"] == "Role")
+    cluster = Cluster({"nrp-simulations": folder}, folder)
+    try:
+        with KubernetesApi(cluster, rules, folder) as api:
+            yield {
+                "kubernetes_config": api.kubeconfig,
+                "kubernetes_job": folder / "job.yaml",
+                "kubernetes_volume": folder,
+            }
+    finally:
+        cluster.close()
 
 
 def _one_by_one(labs: dict[str, Lab], repeats: int) -> list[Figure]:
