@@ -15,6 +15,10 @@ from tests.launchers import Launched, RunningLauncher
 from tests.storage_server import StorageServer
 from tests.waiting import wait_until
 
+SAID = "the script says this"
+
+SPEAKING = f"print('{SAID}', flush=True)\nwhile True:\n    nrp.run_loop()\n"
+
 
 class ClusterLauncher(RunningLauncher):
     """A launcher with a cluster."""
@@ -42,6 +46,12 @@ class ClusterLauncher(RunningLauncher):
         )
         self.cluster = cluster
         self.api = api
+
+    def speaking(self, **asked: Any) -> Launched:
+        """A simulation whose script has said something, and takes steps."""
+        simulation = self.started(SPEAKING, **asked)
+        wait_until(lambda: SAID in simulation.own_log)
+        return simulation
 
     def job_of(self, simulation: Launched) -> Object | None:
         return self.cluster.objects.get("Job", self.job_name_of(simulation))

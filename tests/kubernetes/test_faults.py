@@ -10,12 +10,10 @@ import pytest
 from nrp_common.bus import BrokerAddress
 from tests.kubernetes.api import KubernetesApi
 from tests.kubernetes.cluster import Cluster, Node
-from tests.kubernetes.installation import ClusterLauncher
+from tests.kubernetes.installation import SAID, ClusterLauncher
 from tests.kubernetes.manifests import MANIFESTS
 from tests.storage_server import StorageServer
 from tests.waiting import wait_until
-
-SPEAKING = "print('the script says this', flush=True)\nwhile True:\n    nrp.run_loop()\n"
 
 LARGE = {"cores": 128}
 """No node of the cluster has so much."""
@@ -27,7 +25,7 @@ LARGE_NODE = Node("large", {"cpu": 256, "memory": 512 * 2**30})
 
 
 def test_simulations_run_obey_and_end_while_the_api_is_away(launcher: ClusterLauncher) -> None:
-    stopped, ended = launcher.started(SPEAKING), launcher.paused("nrp.run_loop()\nraise ValueError('on purpose')\n")
+    stopped, ended = launcher.speaking(), launcher.paused("nrp.run_loop()\nraise ValueError('on purpose')\n")
     launcher.api.stop()
     stopped.await_steps()
     assert stopped.command("paused").error is None
@@ -37,7 +35,7 @@ def test_simulations_run_obey_and_end_while_the_api_is_away(launcher: ClusterLau
     assert stopped.command("stopped").error is None
     final = stopped.await_final()
     assert final["event"] == "stopped"
-    assert "the script says this" in stopped.log_in(final["logs"])
+    assert SAID in stopped.log_in(final["logs"])
     launcher.api.start()
     launcher.assert_cluster_is_empty()
     for each in (stopped, ended):
@@ -56,7 +54,7 @@ def test_launch_while_the_api_is_away_waits_for_it(launcher: ClusterLauncher) ->
 
 
 def test_end_that_came_while_the_api_was_away_is_told_when_it_is_back(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     pod = launcher.pod_of(simulation)
     launcher.api.stop()
     launcher.cluster.evict(pod, "The node was low on resource: memory.")
@@ -67,7 +65,7 @@ def test_end_that_came_while_the_api_was_away_is_told_when_it_is_back(launcher: 
 
 
 def test_launcher_that_is_told_that_it_missed_something_looks_anew(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     watches = launcher.api.watches
     launcher.api.forget()  # open watches are told: 410 Gone
     wait_until(lambda: launcher.api.watches >= watches + 2)
@@ -94,7 +92,7 @@ def test_changes_that_the_api_forgot_while_it_was_away_are_made_up_for(launcher:
 
 
 def test_watches_that_end_are_begun_again(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     watches = launcher.api.watches
     launcher.api.end_watches()
     wait_until(lambda: launcher.api.watches >= watches + 2)
@@ -128,7 +126,7 @@ def test_api_that_has_no_time_is_asked_again(launcher: ClusterLauncher, code: in
 
 
 def test_simulation_on_a_lost_node_fails_and_what_runs_there_ends_itself(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.cluster.lose(launcher.cluster.nodes[0])
     assert launcher.cluster.orphans()
     final = simulation.await_final(60)
@@ -139,7 +137,7 @@ def test_simulation_on_a_lost_node_fails_and_what_runs_there_ends_itself(launche
 
 
 def test_second_run_of_a_job_never_counts(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.cluster.start_again(launcher.job_name_of(simulation))
     final = simulation.await_final()
     assert final["event"] == "failed"
@@ -153,7 +151,7 @@ def test_second_run_of_a_job_never_counts(launcher: ClusterLauncher) -> None:
 
 
 def test_launcher_that_was_killed_finds_its_jobs_again(launcher: ClusterLauncher) -> None:
-    running, waiting = launcher.started(SPEAKING), launcher.launch(resources=LARGE)
+    running, waiting = launcher.speaking(), launcher.launch(resources=LARGE)
     launcher.await_reason(waiting, "Unschedulable")
     launcher.kill()
     running.await_steps()
@@ -169,7 +167,7 @@ def test_launcher_that_was_killed_finds_its_jobs_again(launcher: ClusterLauncher
 
 
 def test_end_that_came_while_there_was_no_launcher_is_told_by_the_next_one(launcher: ClusterLauncher) -> None:
-    by_itself, evicted, deleted = (launcher.started(SPEAKING) for _ in range(3))
+    by_itself, evicted, deleted = (launcher.speaking() for _ in range(3))
     pods = [launcher.pod_of(each) for each in (by_itself, evicted)]
     launcher.kill()
     launcher.cluster.kill(pods[0], signal.SIGTERM)
@@ -198,7 +196,7 @@ def test_job_that_was_not_made_yet_is_made_by_the_next_launcher(launcher: Cluste
 
 
 def test_launcher_that_starts_while_the_api_is_away_fails_nobody(launcher: ClusterLauncher) -> None:
-    running, waiting = launcher.started(SPEAKING), launcher.launch(resources=LARGE)
+    running, waiting = launcher.speaking(), launcher.launch(resources=LARGE)
     launcher.await_reason(waiting, "Unschedulable")
     launcher.kill()
     launcher.api.stop()
@@ -228,7 +226,7 @@ def test_simulation_that_was_being_stopped_when_its_launcher_died_is_stopped(lau
 
 
 def test_jobs_of_no_simulation_are_deleted(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.kill()
     simulation.folder.rename(simulation.folder.parents[2] / "elsewhere")
     launcher.restart()
@@ -236,7 +234,7 @@ def test_jobs_of_no_simulation_are_deleted(launcher: ClusterLauncher) -> None:
 
 
 def test_launcher_that_is_told_to_end_leaves_nothing_in_the_cluster(launcher: ClusterLauncher) -> None:
-    running, waiting = launcher.started(SPEAKING), launcher.launch(resources=LARGE)
+    running, waiting = launcher.speaking(), launcher.launch(resources=LARGE)
     launcher.await_reason(waiting, "Unschedulable")
     assert launcher.end() == 0
     for each in (running, waiting):
@@ -248,7 +246,7 @@ def test_launcher_that_is_told_to_end_leaves_nothing_in_the_cluster(launcher: Cl
 def test_launcher_that_leaves_its_simulations_is_followed_by_another_one(cluster_launcher: ClusterLauncher) -> None:
     cluster_launcher.start(NRP_ON_SHUTDOWN="leave")
     cluster_launcher.await_ready()
-    running, waiting = cluster_launcher.started(SPEAKING), cluster_launcher.launch(resources=LARGE)
+    running, waiting = cluster_launcher.speaking(), cluster_launcher.launch(resources=LARGE)
     cluster_launcher.await_reason(waiting, "Unschedulable")
     assert cluster_launcher.end() == 0
     assert len(cluster_launcher.cluster.jobs) == 2
@@ -297,7 +295,7 @@ def test_two_launchers_share_a_cluster_and_touch_only_their_own(
             each.name = each.data.name
             each.start()
             each.await_ready()
-        simulations = [each.started(SPEAKING) for each in launchers]
+        simulations = [each.speaking() for each in launchers]
         launchers[0].kill()
         launchers[0].restart()
         assert simulations[0].command("stopped").error is None

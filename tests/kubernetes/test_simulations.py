@@ -7,10 +7,8 @@ import signal
 import pytest
 
 from tests.kubernetes.cluster import GPU, Node
-from tests.kubernetes.installation import ClusterLauncher
+from tests.kubernetes.installation import SAID, SPEAKING, ClusterLauncher
 from tests.waiting import wait_until
-
-SPEAKING = "print('the script says this', flush=True)\nwhile True:\n    nrp.run_loop()\n"
 
 LARGE = {"cores": 128}
 """No node of the cluster has so much."""
@@ -20,14 +18,14 @@ LARGE = {"cores": 128}
 
 
 def test_simulation_runs_as_a_job_from_its_launch_to_its_logs(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     assert launcher.pod_runs(simulation)
     simulation.await_steps()
     assert simulation.command("paused").error is None
     assert simulation.command("stopped").error is None
     final = simulation.await_final()
     assert (final["event"], final["reason"]) == ("stopped", None)
-    assert "the script says this" in simulation.log_in(final["logs"])
+    assert SAID in simulation.log_in(final["logs"])
     simulation.assert_nothing_is_left(20)
     launcher.assert_cluster_is_empty()
 
@@ -191,17 +189,17 @@ def test_server_that_ends_itself_is_told_with_its_exit_code(launcher: ClusterLau
 
 
 def test_container_that_is_killed_is_told_with_its_signal(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.cluster.kill(launcher.pod_of(simulation), signal.SIGKILL)
     final = simulation.await_final()
     assert final["event"] == "failed"
     assert "was killed by SIGKILL" in final["reason"]
-    assert "the script says this" in final["reason"]
+    assert SAID in final["reason"]
     launcher.assert_cluster_is_empty()
 
 
 def test_container_without_memory_is_told_as_such(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.cluster.kill(launcher.pod_of(simulation), signal.SIGKILL, "OOMKilled")
     final = simulation.await_final()
     assert final["event"] == "failed"
@@ -209,7 +207,7 @@ def test_container_without_memory_is_told_as_such(launcher: ClusterLauncher) -> 
 
 
 def test_pod_that_is_evicted_is_told_with_the_node_s_reason(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.cluster.evict(launcher.pod_of(simulation), "The node was low on resource: ephemeral-storage.")
     final = simulation.await_final()
     assert final["event"] == "failed"
@@ -218,25 +216,25 @@ def test_pod_that_is_evicted_is_told_with_the_node_s_reason(launcher: ClusterLau
 
 
 def test_simulation_that_exceeds_its_time_limit_is_told_so_with_its_logs(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING, resources={"time_limit": 3})
+    simulation = launcher.speaking(resources={"time_limit": 8})
     final = simulation.await_final()
     assert final["event"] == "failed"
-    assert "longer than the 3 s" in final["reason"]
-    assert "the script says this" in simulation.log_in(final["logs"])
+    assert "longer than the 8 s" in final["reason"]
+    assert SAID in simulation.log_in(final["logs"])
     launcher.assert_cluster_is_empty()
 
 
 def test_job_that_somebody_deletes_fails_its_simulation(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.cluster.delete_job(launcher.job_name_of(simulation), "Background")
     final = simulation.await_final()
     assert final["event"] == "failed"
     assert "Job of the simulation was deleted" in final["reason"]
-    assert "the script says this" in simulation.log_in(final["logs"])
+    assert SAID in simulation.log_in(final["logs"])
 
 
 def test_pod_that_somebody_deletes_fails_its_simulation(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started(SPEAKING)
+    simulation = launcher.speaking()
     launcher.cluster.delete_pod(launcher.pod_of(simulation))
     final = simulation.await_final()
     assert final["event"] == "failed"
