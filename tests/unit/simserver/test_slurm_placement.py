@@ -139,6 +139,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     fake = FakeSlurm(tmp_path)
     monkeypatch.setenv("PATH", f"{fake.programs}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm_placement, "LOOK_S", 0.05)
+    monkeypatch.setattr(slurm_placement, "FOLDERS_LOOK_S", 0.05)
     monkeypatch.setattr(slurm_placement, "FREED_WITHIN_S", 1.0)
     fake.answers("sbatch", "17\n")
     cluster = Cluster(tmp_path, fake)
@@ -303,6 +304,18 @@ def test_a_server_that_ended_by_itself_is_told_before_slurm_knows(cluster: Clust
     cluster.appear(online=False)
     wait_until(lambda: cluster.told.ends)
     assert cluster.told.ends == [("The simulation server ended with exit code 1", False)]
+
+
+def test_a_queue_that_hangs_holds_up_no_end(cluster: Cluster) -> None:
+    cluster.fake.does("squeue", f"while [ ! -e {cluster.folder.path}/thawed ]; do sleep 0.05; done")
+    cluster.placed()
+    cluster.appear()
+    wait_until(lambda: cluster.told.spawned)
+    ServerEnd(pid=1, spawner=1, exit_code=1, ended_at=1.0).write(cluster.folder)
+    cluster.appear(online=False)
+    wait_until(lambda: cluster.told.ends)
+    assert cluster.settings.heartbeat_file.exists()
+    (cluster.folder.path / "thawed").touch()
 
 
 @pytest.mark.parametrize("state", ["TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "CANCELLED", "PREEMPTED", "DEADLINE"])

@@ -1,8 +1,9 @@
 """Simulation servers as jobs of a Slurm cluster.
 
-One thread looks: once a second at the queue, for all jobs together, and at the simulations' folders, where each job
-notes down how its server ended. What it finds decides what is to be done, so that whatever was missed while Slurm, the
-broker or this launcher was away is made up for. Programs of Slurm that may hang are called from other threads.
+One thread looks once a second at the queue, for all jobs together. What it finds decides what is to be done, so that
+whatever was missed while Slurm, the broker or this launcher was away is made up for. Another one, which no program of
+Slurm can hold up, looks into the simulations' folders, where each job notes down how its server ended. Further ones
+submit and cancel.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ CAPACITY: Final = 100
 LOOK_S: Final = 1.0
 """Between two calls of `squeue`."""
 
+FOLDERS_LOOK_S: Final = 1.0
+"""Between two looks into the simulations' folders."""
+
 ENDING_LOOK_S: Final = 0.05
 """Between two looks into the folder of a simulation whose server has left the bus."""
 
@@ -59,7 +63,7 @@ LONGEST_RETRY_S: Final = 30.0
 MISSED_LOOKS: Final = 3
 """How often a job has to be missing in the queue to count as gone."""
 
-ORPHANED_S: Final = 30.0
+ORPHANED_S: Final = 60.0
 """The least time that jobs run on without a launcher: its sign of life crosses a file system."""
 
 STOP_AGAIN_S: Final = 0.5
@@ -170,8 +174,15 @@ class SlurmPlacement:
         self._is_closing = False
         self._silence: str | None = None  # why the queue is not known
         self._looked_at = -math.inf
+        self._folders_looked_at = -math.inf
         self._calls = ThreadPoolExecutor(CALLS_AT_ONCE, "slurm")
-        self._thread = threading.Thread(target=self._work, name="slurm", daemon=True)
+        looks_at = {
+            "slurm queue": (self._until_next_look, self._look),
+            "slurm folders": (self._until_next_look_into_folders, self._read_ends),
+        }
+        self._threads = [
+            threading.Thread(target=self._watch, args=look, name=name, daemon=True) for name, look in looks_at.items()
+        ]
 
     # -- what the launcher asks ----------------------------------------------------------------------------------------
 
@@ -187,7 +198,8 @@ class SlurmPlacement:
             if (note := JobNote.read(folder)) is not None:
                 self._follow(_Server(incarnation, folder, note))
                 self._listener.server_found(incarnation)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def reserve(self) -> str:
         """A new incarnation."""
@@ -262,8 +274,9 @@ class SlurmPlacement:
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
         self._calls.shutdown(cancel_futures=True)
 
     def _follow(self, server: _Server) -> None:
@@ -293,27 +306,28 @@ class SlurmPlacement:
                 server.left_bus_at = time.monotonic()
             self._changed.notify_all()
 
-    # -- the thread ----------------------------------------------------------------------------------------------------
+    # -- the threads that look -----------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _watch(self, patience: Callable[[], float], look: Callable[[], None]) -> None:
         while True:
             with self._changed:
-                self._changed.wait(self._patience())
+                # Woken by whatever changes: a server that leaves the bus makes it impatient.
+                while not self._is_closing and (left_s := patience()) > 0:
+                    self._changed.wait(left_s)
                 if self._is_closing:
                     return
             try:
-                self._heartbeat.beat()
-                self._read_ends()
-                if time.monotonic() - self._looked_at >= LOOK_S:
-                    self._look()
+                look()
             except Exception:
-                log.exception("A look at Slurm's queue failed")
+                log.exception("A look at the jobs of Slurm failed")
 
-    def _patience(self) -> float:
+    def _until_next_look(self) -> float:
+        return self._looked_at + LOOK_S - time.monotonic()
+
+    def _until_next_look_into_folders(self) -> float:
         now = time.monotonic()
-        due_in = max(0.0, self._looked_at + LOOK_S - now)
         is_ending = any(now - each.left_bus_at < ENDING_S and not each.is_over for each in self._servers.values())
-        return min(due_in, ENDING_LOOK_S) if is_ending else due_in
+        return self._folders_looked_at + (ENDING_LOOK_S if is_ending else FOLDERS_LOOK_S) - now
 
     def _look(self) -> None:
         began = self._looked_at = time.monotonic()
@@ -363,8 +377,10 @@ class SlurmPlacement:
     # -- what is seen of one server; `_changed` is held ----------------------------------------------------------------
 
     def _read_ends(self) -> None:
-        """Take note of the servers that have ended by themselves: how is in their folders."""
+        """Take note of servers that have ended by themselves, as their folders say; show that this launcher lives."""
+        self._heartbeat.beat()
         with self._changed:
+            self._folders_looked_at = time.monotonic()
             for server in self._servers.values():
                 if not server.is_over and (end := ServerEnd.read(server.folder)) is not None and _says_all(end):
                     self._note_end_of(server, end)
