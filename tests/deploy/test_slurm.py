@@ -217,6 +217,7 @@ def test_a_job_that_somebody_else_cancels_fails_its_simulation(cluster: SlurmClu
     assert_nothing_is_left(cluster, simulation)
 
 
+@pytest.mark.timeout(300)
 def test_thirty_at_once(cluster: SlurmCluster, launchers: Launchers) -> None:
     launcher = launchers.running(placement="slurm")
     simulations = [launcher.launch(PACED) for _ in range(30)]
@@ -302,6 +303,7 @@ def test_a_launcher_that_leaves_is_followed_by_another(cluster: SlurmCluster, la
     assert_nothing_is_left(cluster, simulation)
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_lost_while_the_controller_is_away(cluster: SlurmCluster, launchers: Launchers) -> None:
     launcher = launchers.running(placement="slurm")
     running, ending = launcher.started(), launcher.started(TALKATIVE)
@@ -325,9 +327,10 @@ def test_nothing_is_lost_while_the_controller_is_away(cluster: SlurmCluster, lau
     assert len(cluster.jobs_of(launched.incarnation)) == 1
 
 
+@pytest.mark.timeout(300)
 def test_a_simulation_that_exceeds_its_time_limit_is_failed_with_that(cluster: SlurmCluster, doomed: Launched) -> None:
     job = job_of(cluster, doomed)
-    final = doomed.await_final(110)
+    final = doomed.await_final(150)
     assert final["event"] == "failed"
     assert f"its job took longer than its time limit (TIMEOUT, job {job} on n" in final["reason"]
     assert "the script says this" in doomed.log_in(final["logs"])
