@@ -108,6 +108,7 @@ class SimulationServerInstance:
         self._is_ready = False
         self._kill_at = math.inf
         self._has_heard = threading.Event()  # what was said of the simulation last
+        self._was_stopped = False  # and nothing of it runs any more
         self._is_final_spoken = threading.Event()
         self._awaits_broker = False
         self._commands: deque[Responder] = deque(maxlen=COMMANDS_UNDER_WAY)
@@ -240,7 +241,7 @@ class SimulationServerInstance:
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
         elif self.is_running and not self._has_server:
             responder.reply(Reply(error=str(InvalidTransition(journal.state, command.event)), refusal=Refusal.INVALID))
-        elif self._is_final_spoken.is_set():
+        elif self._was_stopped or self._is_final_spoken.is_set():
             responder.reply(Reply(error=str(SimulationFinal()), refusal=Refusal.INVALID))
         else:
             self._commands.append(responder)
@@ -444,6 +445,7 @@ class SimulationServerInstance:
         self.pid = None
         self.is_placed = False
         self.is_running = False
+        self._was_stopped = verdict.event is SimulationEvent.STOPPED
         self._has_server = False
         self._answer_for_the_dead()
         self._queue_notice.take_back()
