@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nrp_cli import experiments, services, simulations
+from nrp_cli.broker_access import command as broker_access
 from nrp_cli.doctor.command import doctor
 from nrp_cli.run import run
 from nrp_cli.terminal import console, reports_errors
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command("up")(up)
 app.command("run")(run)
 app.command("doctor")(doctor)
+app.add_typer(broker_access.app, name="broker-access")
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(simulations.app, name="simulations")
 

@@ -10,6 +10,8 @@ What a caller may rely on:
   correlation until it is acknowledged: the answer is the acknowledgement, which is quicker than QoS 1. A repeated
   correlation is answered again, never executed again; a request whose asker has given up is not executed at all.
 - Handlers run one after another in the bus's own thread, never in the network's: they may take a lock, not long.
+- What a broker does not allow is not lost silently: a subscription that it refuses, and a message at QoS 1, are logged as
+  errors, once a topic. At QoS 0 there is no answer in which a broker could say so.
 
 Nothing is published with MQTT 5 properties, such as those for request and response (MQTT 5, 4.10), but answers to who
 used them: the embedded broker (rumqttd 0.20) drops each MQTT 3.1.1 client that a message with properties comes to, and
@@ -31,6 +33,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import paho.mqtt.client as mqtt
@@ -41,7 +44,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from nrp_common import tracing
-from nrp_common.errors import BusUnavailable, CommandTimeout
+from nrp_common.broker_obstacles import CLOSED, obstacle_of, refusal_of
+from nrp_common.errors import AccessRefused, BusUnavailable, CommandTimeout, SettingsError
 from nrp_common.messages import Message, Refusal, Reply, Request
 from nrp_common.outgoing import Outgoing
 
@@ -65,6 +69,15 @@ MOST_UNACKNOWLEDGED = 20
 MOST_UNHANDLED = 10_000
 """How many messages wait for their handlers; of further ones those at QoS 0 are dropped, as anybody may flood a bus."""
 
+NO_ANSWER = "Keep alive timeout"
+"""How paho calls it when a broker that was connected to says nothing at all."""
+
+SAY_AGAIN_S = 60.0
+"""Between two log lines about a broker that cannot be reached for the same reason."""
+
+MOST_REFUSED = 100
+"""How many topics are remembered that a broker does not let be published on; of further ones each message is logged."""
+
 RequestT = TypeVar("RequestT", bound=Request)
 Handler = Callable[[str, bytes], None]
 
@@ -78,8 +91,9 @@ class BrokerAddress:
         port: of MQTT 5 over TCP.
         username: None to connect without one.
         password: goes with `username`.
-        tls: whether to speak TLS, with the system's certificate authorities and those in `ca_file`.
-        ca_file: a PEM file of further certificate authorities, None for the system's only.
+        tls: whether to speak TLS.
+        ca_file: a PEM file of the certificate authorities that may have signed the broker's certificate, None for the
+            system's.
     """
 
     host: str = "localhost"
@@ -91,6 +105,26 @@ class BrokerAddress:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+@cache
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """How to speak TLS with a broker that these certificate authorities vouch for: its name has to be right, too.
+
+    Made once a process: to read the system's authorities takes longer than a launch may.
+
+    Args:
+        ca_file: see `BrokerAddress`.
+
+    Raises:
+        SettingsError: the file cannot be read, or holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise SettingsError(f"NRP_MQTT_CA_FILE: {ca_file} holds no certificate ({error.reason or error})") from error
+    except OSError as error:
+        raise SettingsError(f"NRP_MQTT_CA_FILE: {ca_file} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -128,7 +162,7 @@ class BusCounts:
     Attributes:
         reconnects: connections after the first one.
         dropped_outgoing: messages of this process that the broker never got: at QoS 0 while it was away, at QoS 1 when
-            too many waited for it, streamed data also while it was slow.
+            too many waited for it, streamed data also while it was slow; and those at QoS 1 that it refused.
         dropped_incoming: messages that were not handled since too many waited already.
     """
 
@@ -197,6 +231,9 @@ class Bus:
 
     Attributes:
         counts: what befell the connection so far.
+
+    Raises:
+        SettingsError: the file of certificate authorities cannot be used.
     """
 
     def __init__(
@@ -217,6 +254,8 @@ class Bus:
         self._connected = threading.Event()
         self._was_connected = False
         self._obstacle: str | None = None
+        self._obstacle_told_at = 0.0
+        self._was_turned_away = False  # by the broker itself, which then closes the connection
         self._closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.SimpleQueue()
         # Guards all below, and the order of what is published. A signal handler may publish on top of a publication.
@@ -229,7 +268,10 @@ class Bus:
         self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
         self._latest_publications: dict[int, mqtt.MQTTMessageInfo] = {}  # by QoS
         self._subscribing: int | None = None  # the packet that subscribes after a connection
-        self._unconfirmed: set[int | None] = set()  # packets that subscribe
+        self._unconfirmed: dict[int | None, list[str]] = {}  # filters, by the packets that subscribe to them
+        self._refused_filters: dict[str, str] = {}  # why, by filter
+        self._refused_topics: set[str] = set()
+        self._under_way: dict[int, str] = {}  # topics, by packet; what is acknowledged at once may stay behind
         self._confirmed = threading.Condition(self._lock)
         self._outgoing = Outgoing(str(broker))
         self._client = self._new_client(will, protocol)
@@ -249,7 +291,7 @@ class Bus:
         if self.broker.username is not None:
             client.username_pw_set(self.broker.username, self.broker.password)
         if self.broker.tls:
-            client.tls_set_context(ssl.create_default_context(cafile=self.broker.ca_file))
+            client.tls_set_context(tls_context(self.broker.ca_file))
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         return client
@@ -315,7 +357,8 @@ class Bus:
         self, _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
     ) -> None:
         if reason.is_failure:
-            self._note_obstacle(f"it says {reason}")
+            self._was_turned_away = True
+            self._note_obstacle(refusal_of(reason, self.broker.username))
             return
         self._obstacle = None
         self.counts.reconnects += self._was_connected
@@ -328,7 +371,9 @@ class Bus:
             if self._reply_topic is not None:
                 filters.append((self._reply_topic, 0))
             self._subscribing = self._client.subscribe(filters)[1] if filters else None
-            self._unconfirmed = {self._subscribing} if filters else set()
+            self._unconfirmed = {self._subscribing: [each for each, _ in filters]} if filters else {}
+            self._refused_filters.clear()
+            self._refused_topics.clear()
             self._connected.set()
         if not filters:
             self._work.put((self._publish_own_state_again, ()))
@@ -336,12 +381,13 @@ class Bus:
     def _subscribed(
         self, _client: mqtt.Client, _userdata: object, packet: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        refusals = [str(reason) for reason in reasons if reason.is_failure]
-        if refusals:
-            log.error("The MQTT broker at %s refused a subscription: %s", self.broker, refusals[0])
         with self._lock:
-            self._unconfirmed.discard(packet)
+            filters = self._unconfirmed.pop(packet, [])
+            refused = {each: str(why) for each, why in zip(filters, reasons, strict=False) if why.is_failure}
+            self._refused_filters.update(refused)
             self._confirmed.notify_all()
+        for topic_filter, why in refused.items():
+            log.error("%s: nothing of it is heard", self._refusal("subscribe to", topic_filter, why))
         if packet == self._subscribing:
             # Not before: paho sends what was not acknowledged once more, and older states must not come last.
             self._work.put((self._publish_own_state_again, ()))
@@ -354,8 +400,7 @@ class Bus:
                     self._send(topic, payload, qos=1, retain=True)
 
     def _connection_failed(self, _client: mqtt.Client, _userdata: object) -> None:
-        error = sys.exception()  # paho is handling it
-        self._note_obstacle(str(error) if error is not None else "no connection")
+        self._note_obstacle(obstacle_of(sys.exception(), self.broker.host))  # paho is handling it
 
     def _connection_lost(
         self, _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
@@ -365,13 +410,22 @@ class Bus:
         with self._lock:
             self._said_at_first = None
         self._back_off_randomly()
+        was_turned_away, self._was_turned_away = self._was_turned_away, False
         if was_connected and not self._closing:
             log.warning("Lost the MQTT broker at %s (%s), connecting again", self.broker, reason)
+        elif not was_turned_away and not self._closing and str(reason) != NO_ANSWER:
+            self._note_obstacle(CLOSED)
 
     def _note_obstacle(self, obstacle: str) -> None:
-        if obstacle != self._obstacle:  # once, not at each attempt
+        now = time.monotonic()
+        if obstacle != self._obstacle or now - self._obstacle_told_at > SAY_AGAIN_S:  # not at each attempt
+            self._obstacle_told_at = now
             log.warning("The MQTT broker at %s cannot be reached: %s", self.broker, obstacle)
         self._obstacle = obstacle
+
+    def _refusal(self, what: str, topic: str, why: str) -> str:
+        who = "anybody" if self.broker.username is None else f"user '{self.broker.username}'"
+        return f"The MQTT broker at {self.broker} does not let {who} {what} {topic} ({why})"
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 
@@ -434,12 +488,21 @@ class Bus:
                 self._send(topic, b"", qos=1, retain=True)
 
     def _send(self, topic: str, data: bytes, *, qos: int, retain: bool, properties: Properties | None = None) -> None:
-        self._latest_publications[qos] = self._client.publish(topic, data, qos, retain, properties)
+        publication = self._latest_publications[qos] = self._client.publish(topic, data, qos, retain, properties)
+        if qos:
+            self._under_way[publication.mid] = topic
 
     def _published(
-        self, _client: mqtt.Client, _userdata: object, packet: int, _reason: ReasonCode, _properties: object
+        self, _client: mqtt.Client, _userdata: object, packet: int, reason: ReasonCode, _properties: object
     ) -> None:
         self._outgoing.acknowledge(packet)
+        topic = self._under_way.pop(packet, "some topic")  # without the lock, under which paho may be waited for
+        if reason.is_failure:
+            self.counts.dropped_outgoing += 1
+            if topic not in self._refused_topics:
+                if len(self._refused_topics) < MOST_REFUSED:
+                    self._refused_topics.add(topic)
+                log.error("%s: what is published there is lost", self._refusal("publish on", topic, str(reason)))
 
     # -- subscribing ---------------------------------------------------------------------------------------------------
 
@@ -492,16 +555,20 @@ class Bus:
 
         Raises:
             BusUnavailable: it did not within `timeout` seconds.
+            AccessRefused: it refused one.
         """
         with self._confirmed:
             if not self._confirmed.wait_for(lambda: self.is_connected and not self._unconfirmed, timeout):
                 raise BusUnavailable(f"The MQTT broker at {self.broker} confirmed no subscription within {timeout:g} s")
+            for topic_filter, why in self._refused_filters.items():
+                raise AccessRefused(self._refusal("subscribe to", topic_filter, why))
 
     def unsubscribe(self, topic_filter: str) -> None:
         """Undo `subscribe` or `serve`."""
         with self._lock:
             if self._handlers.pop(topic_filter, None) is None:
                 return
+            self._refused_filters.pop(topic_filter, None)
             del self._matcher[topic_filter]  # type: ignore[no-untyped-call]
         self._client.unsubscribe(topic_filter)
 
@@ -510,7 +577,7 @@ class Bus:
             self._handlers[topic_filter] = (qos, take)
             self._matcher[topic_filter] = take
             if self.is_connected:
-                self._unconfirmed.add(self._client.subscribe(topic_filter, qos)[1])
+                self._unconfirmed[self._client.subscribe(topic_filter, qos)[1]] = [topic_filter]
 
     # -- requests ------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,10 @@ class BusUnavailable(NRPError):
     """The MQTT broker cannot be reached."""
 
 
+class AccessRefused(BusUnavailable):
+    """The MQTT broker does not let this client do that."""
+
+
 class CommandTimeout(NRPError):
     """Nobody answered a command in time."""
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from nrp_common.bus import BrokerAddress
+from nrp_common.bus import BrokerAddress, tls_context
 from nrp_common.errors import SettingsError
 from nrp_common.topics import Topics
 
@@ -26,7 +26,12 @@ IN_A_FILE: Final = "_FILE"
 """Added to the variable of a secret, names the file that holds it."""
 
 
-def _check_prefix(prefix: str) -> str:
+def checked_prefix(prefix: str) -> str:
+    """A topic prefix without slashes around it.
+
+    Raises:
+        ValueError: there can be no such prefix.
+    """
     if any(character in prefix for character in "+#\0"):
         raise ValueError(f"'{prefix}' cannot start a topic: it holds a wildcard")
     return prefix.strip("/")
@@ -117,16 +122,18 @@ class CommonSettings(Settings):
 
     mqtt_broker_address: str = "localhost:1883"
     """`host` or `host:port` of the broker."""
-    mqtt_prefix: Annotated[str, AfterValidator(_check_prefix)] = ""
+    mqtt_prefix: Annotated[str, AfterValidator(checked_prefix)] = ""
     """Put before all topics, so that several installations can share a broker."""
     mqtt_username: str | None = None
     """Of this service at the broker, when it asks for one."""
     mqtt_password: SecretStr | None = None
     """Goes with the user name."""
     mqtt_tls: bool = False
-    """Speak TLS with the broker."""
+    """Speak TLS with the broker. Its certificate has to be signed by somebody trusted, and be for the host that
+    `NRP_MQTT_BROKER_ADDRESS` names."""
     mqtt_ca_file: Path | None = None
-    """A PEM file of certificate authorities that the broker's certificate may be signed by, beside the system's."""
+    """A PEM file of the certificate authorities that may have signed the broker's certificate; the system's when not
+    given."""
     storage_url: str = ""
     """The Storage Server's base: `<storage_url>/identity/me` and `<storage_url>/storage/<experiment>` are asked.
     Without one the gateway's own storage is used."""
@@ -148,6 +155,15 @@ class CommonSettings(Settings):
     def _understand_old_names(self) -> Self:
         if not self.storage_url and self.storage_address:
             self.storage_url = f"http://{self.storage_address}:{self.storage_port}/storage"
+        return self
+
+    @model_validator(mode="after")
+    def _have_what_the_broker_asks_for(self) -> Self:
+        if self.mqtt_tls:
+            try:
+                tls_context(None if self.mqtt_ca_file is None else str(self.mqtt_ca_file))
+            except SettingsError as error:
+                raise ValueError(str(error)) from error
         return self
 
     @property

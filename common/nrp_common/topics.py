@@ -82,11 +82,23 @@ class Topics:
         """Where a gateway takes the answers to its requests."""
         return self._name("nrp_gateway", client, "reply")
 
+    def doctor(self, leaf: str) -> str:
+        """A topic of `nrp doctor`'s own, for messages to itself and answers to it."""
+        return self._name("nrp_doctor", leaf)
+
     # -- filters and names taken apart ---------------------------------------------------------------------------------
 
     def each_simulation(self, leaf: str) -> str:
         """A filter for one topic of every simulation."""
         return self._name("nrp_simulation", "+", leaf)
+
+    def simulation_subtree(self) -> str:
+        """A filter for everything of every simulation."""
+        return self._name("nrp_simulation", "#")
+
+    def server_subtree(self) -> str:
+        """A filter for everything of every simulation server."""
+        return self._name("nrp_server", "#")
 
     def each_launcher_presence(self) -> str:
         """A filter for the presence of every launcher."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nrp_cli.doctor.findings import Finding, Verdict
-from nrp_cli.doctor.mqtt_probe import Greeting, ask_version, greet, greet_over_websocket
+from nrp_cli.doctor.mqtt_probe import Greeting, ask_version, greet, greet_over_websocket, refused_filters
 from nrp_cli.doctor.targets import Targets
 from nrp_cli.local_broker import find_mosquitto
+from nrp_common.access import gateway_rights, launcher_rights
 from nrp_common.bus import Bus, Responder
-from nrp_common.errors import BusUnavailable, CommandTimeout
+from nrp_common.errors import AccessRefused, BusUnavailable, CommandTimeout
 from nrp_common.messages import Reply, Request
 from nrp_common.topics import Topics
 
@@ -57,7 +58,7 @@ class BusView:
     def __init__(self, targets: Targets) -> None:
         self.heard = Heard()
         self._topics = targets.topics
-        self._own = Topics(f"{targets.topics.prefix}/nrp_doctor/{uuid.uuid4().hex}".lstrip("/"))
+        self._own = Topics(targets.topics.doctor(uuid.uuid4().hex))
         self.bus = Bus(targets.broker, "doctor", reply_topic=self._own.reply("doctor"))
 
     def listen(self) -> None:
@@ -94,6 +95,13 @@ class BusView:
         self.bus.request(self._own.launch("doctor"), request, timeout=ANSWER_S)
         return time.perf_counter() - began
 
+    def missing_rights(self) -> tuple[str, list[str]]:
+        """Of the service whose rights the user comes closest to: its name, and what it may not read of what it should."""
+        services = {"gateway": gateway_rights(self._topics), "launcher": launcher_rights(self._topics)}
+        missing = {name: refused_filters(self.bus.broker, rights.reads) for name, rights in services.items()}
+        closest = min(missing, key=lambda name: len(missing[name]) / len(services[name].reads))
+        return closest, missing[closest]
+
     def retains(self) -> bool:
         """Whether what is retained is there for who subscribes afterwards."""
         topic, arrived = self._own.launcher_presence("doctor"), threading.Event()
@@ -125,7 +133,9 @@ def _answer(_request: Request, responder: Responder) -> None:
 def examine_connections(targets: Targets) -> list[Finding]:
     """The ways to get onto the bus. MQTT 5 is the first."""
     mqtt5 = _mqtt5(targets)
-    return [mqtt5] if mqtt5.verdict is Verdict.PROBLEM else [mqtt5, *_further_connections(targets)]
+    if mqtt5.verdict is Verdict.PROBLEM:
+        return [mqtt5]
+    return [mqtt5, *_secrecy(targets), *_further_connections(targets)]
 
 
 def _mqtt5(targets: Targets) -> Finding:
@@ -160,10 +170,18 @@ def _how_to_reach(targets: Targets, obstacle: str) -> str:
             f"Nothing listens there. Start everything with `nrp up`, or a broker alone (`{start}`); one that is"
             " elsewhere is named by NRP_MQTT_BROKER_ADDRESS or --broker HOST:PORT."
         )
+    if "certificate" in obstacle:
+        return _about_the_certificate(targets, obstacle)
     if any(word in obstacle.lower() for word in ("authori", "password", "identifier")):
-        return "Set NRP_MQTT_USERNAME and NRP_MQTT_PASSWORD to what the broker asks for."
-    if "certificate" in obstacle.lower() or "ssl" in obstacle.lower():
-        return "Set NRP_MQTT_TLS to what the broker speaks, and NRP_MQTT_CA_FILE to who signed its certificate."
+        return (
+            "Set NRP_MQTT_USERNAME and NRP_MQTT_PASSWORD, or NRP_MQTT_PASSWORD_FILE, to what the broker asks for: of"
+            " `nrp broker-access` that is nrp_doctor with doctor.password."
+        )
+    if "TLS" in obstacle:
+        return (
+            f"Set NRP_MQTT_TLS={'false' if targets.broker.tls else 'true'}, or name the port that speaks"
+            f" {'TLS' if targets.broker.tls else 'none'}: what `nrp broker-access` sets up has 8883 for TLS."
+        )
     if "name" in obstacle.lower() or "route" in obstacle.lower() or "timed out" in obstacle.lower():
         return f"See that {targets.broker.host} is the right host and that this machine reaches it."
     if "no answer" in obstacle.lower():
@@ -171,6 +189,20 @@ def _how_to_reach(targets: Targets, obstacle: str) -> str:
     return (
         "See that an MQTT 5 broker listens there: the embedded one has a port for each version (`nrp up` says which)."
     )
+
+
+def _about_the_certificate(targets: Targets, obstacle: str) -> str:
+    host = targets.broker.host
+    if " not for " in obstacle:
+        return (
+            "Name the broker as its certificate does, in NRP_MQTT_BROKER_ADDRESS; or have a certificate that is for"
+            f" '{host}', too: `nrp broker-access renew FOLDER --host {host}` (with each name that it is to have)."
+        )
+    if "expired" in obstacle:
+        return "Make a new one (`nrp broker-access renew FOLDER`) and send the broker SIGHUP, or start it again."
+    if "valid yet" in obstacle:
+        return "Set the clocks of this machine and the broker's right."
+    return "Set NRP_MQTT_CA_FILE to the certificate of who signed it: ca.crt in the folder of `nrp broker-access`."
 
 
 def _further_connections(targets: Targets) -> Iterator[Finding]:
@@ -196,10 +228,14 @@ def _further_connections(targets: Targets) -> Iterator[Finding]:
 
 
 def examine_traffic(view: BusView) -> Iterator[Finding]:
-    """How quick the broker is, and whether it keeps what it should. Connects."""
+    """What the broker allows, how quick it is, and whether it keeps what it should. Connects."""
     try:
         view.listen()
+        view.bus.await_subscriptions(ANSWER_S)
         times_s = [view.ping() for _ in range(PINGS)]
+    except AccessRefused as refusal:
+        yield from _rights_of_a_service(view, str(refusal))
+        return
     except (BusUnavailable, CommandTimeout) as error:
         yield Finding.problem(
             "messages",
@@ -217,6 +253,34 @@ def examine_traffic(view: BusView) -> Iterator[Finding]:
             "What is retained does not reach who subscribes later",
             "Frontends and gateways that come later would see nothing: allow retained messages"
             " (Mosquitto: retain_available true), and publishing in the access control.",
+        )
+
+
+def _rights_of_a_service(view: BusView, refusal: str) -> Iterator[Finding]:
+    """The doctor is let in and not allowed to examine much: these may be the credentials of a service."""
+    service, missing = view.missing_rights()
+    if missing:
+        yield Finding.problem(
+            "rights",
+            f"{refusal}; nor is this user a {service}: it may not read {', '.join(missing)}",
+            "`nrp broker-access init FOLDER` says whether the broker's rights are those that this version needs, and"
+            " for which topic prefix (NRP_MQTT_PREFIX). The doctor's own user is nrp_doctor, with doctor.password.",
+        )
+        return
+    yield Finding.warning(
+        "rights",
+        f"This user may read all that a {service} needs, and no message to itself",
+        "The rest could not be examined. For that set NRP_MQTT_USERNAME=nrp_doctor, and NRP_MQTT_PASSWORD_FILE to"
+        " doctor.password in the folder of `nrp broker-access`.",
+    )
+
+
+def _secrecy(targets: Targets) -> Iterator[Finding]:
+    if targets.broker.password is not None and not targets.broker.tls and not targets.broker_is_local:
+        yield Finding.warning(
+            "password",
+            f"The password goes to {targets.broker} for everybody on the way to read",
+            "Have the broker speak TLS (`nrp broker-access init`) and set NRP_MQTT_TLS=true.",
         )
 
 

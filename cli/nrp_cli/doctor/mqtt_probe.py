@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +15,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from nrp_common.bus import BrokerAddress
+from nrp_common.broker_obstacles import CLOSED, obstacle_of, refusal_of
+from nrp_common.bus import BrokerAddress, tls_context
 from nrp_common.errors import BusUnavailable
 
 TIMEOUT_S: Final = 3.0
@@ -92,6 +93,27 @@ def ask_version(broker: BrokerAddress) -> str:
     return said[-1]
 
 
+def refused_filters(broker: BrokerAddress, filters: Sequence[str]) -> list[str]:
+    """Of topic filters those that the broker does not let this user subscribe to; all when it says nothing."""
+    answered, refused = threading.Event(), list(filters)
+
+    def take(_client: mqtt.Client, _userdata: object, _packet: int, reasons: list[ReasonCode], _: object) -> None:
+        refused[:] = [each for each, reason in zip(filters, reasons, strict=False) if reason.is_failure]
+        answered.set()
+
+    client = _client(broker, is_mqtt5=True, transport="tcp")
+    client.on_connect = lambda client, *_: client.subscribe([(each, 0) for each in filters])
+    client.on_subscribe = take
+    client.on_message = lambda *_: None
+    with suppress(OSError, ValueError):
+        client.connect(broker.host, broker.port)
+        client.loop_start()
+        answered.wait(TIMEOUT_S)
+        client.disconnect()
+        client.loop_stop()
+    return refused
+
+
 def _client(broker: BrokerAddress, *, is_mqtt5: bool, transport: str, tls: bool | None = None) -> mqtt.Client:
     protocol = MQTTProtocolVersion.MQTTv5 if is_mqtt5 else MQTTProtocolVersion.MQTTv311
     name = f"nrp_doctor_{uuid.uuid4().hex}"
@@ -100,7 +122,7 @@ def _client(broker: BrokerAddress, *, is_mqtt5: bool, transport: str, tls: bool 
     if broker.username is not None:
         client.username_pw_set(broker.username, broker.password)
     if broker.tls if tls is None else tls:
-        client.tls_set_context(ssl.create_default_context(cafile=broker.ca_file))
+        client.tls_set_context(tls_context(broker.ca_file))
     return client
 
 
@@ -108,18 +130,19 @@ def _greet(client: mqtt.Client, host: str, port: int) -> Greeting:
     answered = threading.Event()
     greetings: list[Greeting] = []
     obstacles: list[str] = []
+    username = client.username
 
     def connected(
         _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            obstacles.append(f"it says {reason}")
+            obstacles.append(refusal_of(reason, username))
         else:
             greetings.append(_greeting(properties))
         answered.set()
 
     def disconnected(*_: object) -> None:
-        obstacles.append("it closes the connection")
+        obstacles.append(CLOSED)
         answered.set()
 
     client.on_connect = connected
@@ -127,7 +150,7 @@ def _greet(client: mqtt.Client, host: str, port: int) -> Greeting:
     try:
         client.connect(host, port)
     except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
-        raise BusUnavailable(_in_words(error)) from error
+        raise BusUnavailable(obstacle_of(error, host)) from error
     client.loop_start()
     try:
         if not answered.wait(TIMEOUT_S):
@@ -148,7 +171,3 @@ def _greeting(properties: Properties | None) -> Greeting:
 
     retains = said("RetainAvailable")
     return Greeting(said("MaximumPacketSize"), said("MaximumQoS"), None if retains is None else bool(retains))
-
-
-def _in_words(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -16,6 +16,8 @@ from nrp_common.errors import SettingsError
 from nrp_common.settings import CommonSettings
 from nrp_common.topics import Topics
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -50,7 +52,12 @@ class Targets:
     @property
     def gateway_is_local(self) -> bool:
         """Whether the gateway's data can be looked at here."""
-        return urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
+        return urlsplit(self.url).hostname in LOOPBACK
+
+    @property
+    def broker_is_local(self) -> bool:
+        """Whether nothing goes over a network on the way to the broker."""
+        return self.broker.host in LOOPBACK
 
 
 def find_targets(

@@ -166,7 +166,13 @@ class Job:
             pid = os.fork()
             if pid == 0:
                 signal.pthread_sigmask(signal.SIG_SETMASK, [])
-                pooled_server.run(setup.incarnation, setup.bus_access, own, theirs)
+                pooled_server.run(
+                    setup.incarnation,
+                    setup.bus_access,
+                    own,
+                    theirs,
+                    credentials_follow=setup.credentials_in_folder,
+                )
             theirs.close()
         return pid
 

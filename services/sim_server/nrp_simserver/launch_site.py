@@ -15,6 +15,7 @@ from nrp_simserver.metrics import LauncherMetrics
 from nrp_simserver.placement import Placement, ServerOrder
 from nrp_simserver.process_table import ProcessTable
 from nrp_simserver.settings import LauncherSettings
+from nrp_simserver.simulation_credentials import SimulationCredentials
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
 from nrp_simserver.simulation_record import SimulationRecord
 from nrp_simserver.spool import Spool
@@ -33,6 +34,8 @@ class LaunchSite:
     """The Storage Server for the owner of a sealed token."""
     table: ProcessTable
     disk: DiskUse
+    credentials: SimulationCredentials | None
+    """Of simulations at the broker; None where they use the launcher's own."""
     cgroups: CgroupTree | None
     """Where simulations get one of their own."""
     freed: Callable[[], None]
@@ -54,9 +57,11 @@ class LaunchSite:
         return ServerOrder(self._setup_of(record, folder, limits), record.launch, limits.in_force)
 
     def _setup_of(self, record: SimulationRecord, folder: SimulationFolder, limits: LimitWatch) -> ServerSetup:
+        """All that the server of a simulation needs, but for its credentials."""
         settings, launch = self.settings, record.launch
         return ServerSetup(
-            **settings.bus_access.model_dump(),
+            **settings.bus_access_of_servers.model_dump(),
+            credentials_in_folder=settings.keeps_credentials,
             simulation_id=launch.simulation_id,
             incarnation=record.incarnation,
             folder=folder.path,

@@ -20,7 +20,7 @@ from nrp_common.messages import Archives, Collect, Inquiry, Launch, LauncherPres
 from nrp_common.metrics import MetricsServer, new_registry
 from nrp_common.storage_client import StorageClient
 from nrp_common.token_seal import unseal_token
-from nrp_simserver import cgroups
+from nrp_simserver import cgroups, processes
 from nrp_simserver.cgroups import CgroupTree
 from nrp_simserver.data_directory import data_directory_of
 from nrp_simserver.disk_use import DiskUse
@@ -31,6 +31,7 @@ from nrp_simserver.placement import QueuePlace
 from nrp_simserver.placements import placement_of
 from nrp_simserver.process_table import ProcessTable
 from nrp_simserver.settings import LauncherSettings
+from nrp_simserver.simulation_credentials import SimulationCredentials
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord
 from nrp_simserver.simulation_server_instance import SimulationServerInstance
@@ -78,6 +79,7 @@ class Launcher:
             settings.broker, "launcher", will=Will(self._presence_topic, LauncherPresence(online=False).to_json())
         )
         tree = _cgroups(settings.cgroup) if settings.placement == "local" else None
+        self._credentials = _credentials(settings)
         self._has_adopted = threading.Event()
         self._placement = placement_of(settings, self._bus, tree, self, self._note_servers_not_found, self._server_pids)
         self._room = self._placement.room
@@ -97,6 +99,7 @@ class Launcher:
             table=self._table,
             disk=self._disk,
             cgroups=tree,
+            credentials=self._credentials,
             freed=self._appear,
             metrics=LauncherMetrics(self._registry, self._bus, self._room.places, self._all_instances, self._spool),
         )
@@ -111,6 +114,8 @@ class Launcher:
         """
         self._serve_metrics()
         self._take_over_leftovers()
+        if self._credentials is not None:
+            self._credentials.start()
         self._placement.start({each.incarnation: each.folder for each in self._all_instances()})
         self._has_adopted.wait(ADOPTED_WITHIN_S)
         self._spool.start()
@@ -148,6 +153,8 @@ class Launcher:
             self._placement.leave()
         else:
             self._placement.close()
+        if self._credentials is not None:
+            self._credentials.close()
         self._bus.forget(self._presence_topic)
         self._bus.close()
         self._storage.close()
@@ -351,6 +358,18 @@ class Launcher:
             self._bus.publish(self._topics.archives(simulation_id), archives, qos=1, retain=True)
 
 
+def _credentials(settings: LauncherSettings) -> SimulationCredentials | None:
+    if not settings.keeps_credentials:
+        return None
+    return SimulationCredentials(
+        settings.broker,
+        settings.topics,
+        settings.launcher_name,
+        settings.simulation_credentials,
+        settings.further_topics,
+    )
+
+
 def _cgroups(setting: str) -> CgroupTree | None:
     if setting == "none":
         return None
@@ -373,6 +392,7 @@ def main(settings: LauncherSettings) -> None:
         SettingsError: a setting is wrong, or another launcher uses the data directory.
     """
     logs.configure("launcher", settings.log_format)
+    processes.be_private()
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # in all threads; `run_until` waits for them
     with data_directory_of(settings) as own_settings:
         launcher = Launcher(own_settings)

@@ -46,7 +46,8 @@ class LocalPlacement:
         )
         preparation = Prepare(
             idle_servers=settings.idle_servers,
-            bus=settings.bus_access,
+            bus=settings.bus_access_of_servers,
+            credentials_follow=settings.keeps_credentials,
             orphaned_s=settings.orphaned_s,
             stop_grace_s=settings.stop_grace_s,
             cgroups=None if cgroups is None else cgroups.base,

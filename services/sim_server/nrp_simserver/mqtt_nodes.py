@@ -8,6 +8,7 @@ from typing import Final
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from nrp_common.bus import BrokerAddress, Bus
+from nrp_common.errors import AccessRefused
 from nrp_simserver.cores import BrokerConnector
 from nrp_simserver.cores.configuration import MQTTNodeConfiguration
 
@@ -15,6 +16,11 @@ CONNECTING_S: Final = 5.0
 """How long a broker has to answer: one may have been started together with the simulation."""
 
 QOS: Final = 1
+
+WHAT_IS_ALLOWED: Final = (
+    "A simulation may use the topics below nrp_simulation/<its id>, which is in the environment as NRP_SIMULATION_ID, and"
+    " those that its launcher allows all of them with NRP_SIMULATION_TOPICS"
+)
 
 LINGER_S: Final = 0.5
 """How long the last messages have to be delivered."""
@@ -34,12 +40,16 @@ class MQTTNodes:
 
         Raises:
             BusUnavailable: the broker does not confirm it in time.
+            AccessRefused: it does not let this simulation read one of them.
         """
         for topic, take in takers.items():
             self._bus.unsubscribe(topic)  # else the embedded broker sends nothing that it retained a second time
             self._bus.subscribe(topic, _handler(take), qos=QOS)
         if self._bus.is_connected:  # a broker that is away is told when it is back
-            self._bus.await_subscriptions(CONNECTING_S)
+            try:
+                self._bus.await_subscriptions(CONNECTING_S)
+            except AccessRefused as refusal:
+                raise AccessRefused(f"{refusal}. {WHAT_IS_ALLOWED}") from refusal
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish and return at once. While the broker is away the messages wait for it."""

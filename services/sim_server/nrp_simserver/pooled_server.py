@@ -1,7 +1,8 @@
 """A process that was forked by the spawner, until it has a simulation to run.
 
 It is connected to the bus already, and waits on a socket for what to run: most of a launch is done before it is asked
-for. When the socket is closed instead it leaves the bus and ends.
+for. When the socket is closed instead it leaves the bus and ends. Where each simulation has credentials of its own it
+is connected only when it has them, as to change the rights of a client that is connected would disconnect it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
+from nrp_common.bus import tls_context
 from nrp_common.topics import Topics
 from nrp_simserver import cgroups, processes, server, surroundings
 from nrp_simserver.rehearsal import rehearse
@@ -30,7 +32,13 @@ LINGER_S: Final = 0.5
 
 
 def run(
-    incarnation: str, access: BusAccess, spawner: int, handover: socket.socket, cgroup: Path | None = None
+    incarnation: str,
+    access: BusAccess,
+    spawner: int,
+    handover: socket.socket,
+    cgroup: Path | None = None,
+    *,
+    credentials_follow: bool = False,
 ) -> NoReturn:
     """Be a simulation server: wait for a simulation, run it, and leave this process.
 
@@ -40,6 +48,7 @@ def run(
         spawner: the process id of the parent.
         handover: over which the setup comes, a line of JSON.
         cgroup: of the simulation, to be made; None where there are none.
+        credentials_follow: whether it is told only with what to run as whom to get onto the bus.
     """
     code = 1
     try:
@@ -47,15 +56,18 @@ def run(
         handover = _keep_only(handover)
         if cgroup is not None and not _is_there_already(handover):
             cgroups.enter_early(cgroup)
-        bus = server.join_bus(access, incarnation)
+        bus = None if credentials_follow else server.join_bus(access, incarnation)
+        if bus is None and access.broker_tls:
+            tls_context(access.broker_ca_file)
         if not _is_there_already(handover):
             rehearse()
         setup = _await_setup(handover)
         if setup is not None:
             handover.close()
             server.run(setup, bus)
-        bus.forget(Topics(access.mqtt_prefix).server_presence(incarnation))
-        bus.close(linger_s=LINGER_S)
+        if bus is not None:
+            bus.forget(Topics(access.mqtt_prefix).server_presence(incarnation))
+            bus.close(linger_s=LINGER_S)
         code = 0
     except BaseException:  # noqa: BLE001  whatever it is, this process must never go on as a spawner
         traceback.print_exc()

@@ -41,6 +41,7 @@ MOST_AT_ONCE: Final = 500
 """How many processes are killed in one go: for each a descriptor is open, and a launcher may have a thousand."""
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -60,6 +61,11 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel knew
         os._exit(1)
+
+
+def be_private() -> None:
+    """Keep the memory and the environment of this process from others of the same user, until it executes another."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def adopt_orphans() -> None:

@@ -28,11 +28,12 @@ from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import Command, CommandEvent, LifecycleMessage, Refusal, Reply, ServerPresence
 from nrp_common.topics import Topics
 from nrp_simserver import processes, surroundings
+from nrp_simserver.broker_door import BrokerDoor
 from nrp_simserver.clock import SimulationClock
 from nrp_simserver.core_wrapper import NRPCoreWrapper
 from nrp_simserver.cores import NrpCore
 from nrp_simserver.cores.configuration import load_configuration, real_time_factor_override
-from nrp_simserver.cores.selection import create_core
+from nrp_simserver.cores.selection import Diversion, create_core
 from nrp_simserver.data_relay import DataRelay
 from nrp_simserver.error_report import error_report, print_traceback
 from nrp_simserver.external_processes import ExternalProcesses
@@ -90,6 +91,7 @@ class SimulationServer:
         # The relay publishes in the bus's thread, whose commands must not wait.
         relayed = partial(self._notifier.publish_data, patient=False)
         self._relay = DataRelay(self._bus, self._topics, setup.simulation_id, relayed)
+        self._door: BrokerDoor | None = None
         self._clock = SimulationClock()
         self._gate = Gate()
         self._lifecycle = SimulationServerLifecycle(self._folder, self._clock, self._notifier)
@@ -153,7 +155,7 @@ class SimulationServer:
                 config_file=setup.configuration,
                 engine_processes=setup.engine_processes,
                 nrpcoresim=setup.nrpcoresim,
-                divert=self._relay.listen,
+                divert=self._divert,
                 connect=connector(self._bus.broker, {plain_broker}),
                 rest=self._gate.hold,
             )
@@ -174,6 +176,13 @@ class SimulationServer:
                 self._lifecycle.fire(SimulationEvent.INITIALIZED)
                 log.info("Ready to start %s", self._setup.main_script)
         return runner
+
+    def _divert(self) -> Diversion:
+        """Where the original program publishes what this process passes on: by itself it gets onto no secured broker."""
+        prefix, broker = self._relay.listen(), self._bus.broker
+        if self._setup.nrpcoresim.broker is None and (broker.tls or broker.username is not None):
+            self._door = BrokerDoor(broker)
+        return Diversion(prefix, None if self._door is None else self._door.address)
 
     def _await_broker(self) -> None:
         deadline = time.monotonic() + BROKER_AWAY_S
@@ -241,6 +250,8 @@ class SimulationServer:
             except BaseException as failure:  # noqa: BLE001  an engine may call sys.exit()
                 self._tell(failure)
         self._relay.close()
+        if self._door is not None:
+            self._door.close()
         self._external_processes.end()
         self._notifier.progress_done(SHUTTING_DOWN)
         self._notifier.disappear()
@@ -382,8 +393,11 @@ def run(setup: ServerSetup, bus: Bus | None = None) -> NoReturn:
         bus: of this server, None when it is not on the bus yet.
     """
     try:
+        if setup.credentials_in_folder:
+            setup = setup.with_credentials()
+        bus = bus or join_bus(setup, setup.incarnation)  # it connects while this process becomes the simulation's
         surroundings.enter(setup)
-        status = SimulationServer(setup, bus or join_bus(setup, setup.incarnation)).run()
+        status = SimulationServer(setup, bus).run()
     except BaseException:  # noqa: BLE001  printed, and told to the launcher by the status
         traceback.print_exc()
         status = 1

@@ -28,7 +28,7 @@ class IdleServer:
         incarnation: the server's.
         pid: its process id.
         handover: the socket over which it is told what to run; it ends when that is closed.
-        bus: how it got onto the bus.
+        bus: how it got onto the bus, or will.
         started_at: on the clock of `time.monotonic`, in seconds.
         log_size: of the spawner's log when it was started, in bytes.
     """

@@ -7,14 +7,24 @@ import shlex
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field, Json, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    Json,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from nrp_common.settings import CommonSettings, Settings
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
+from nrp_simserver.simulation_credentials import Policy
 from nrp_simserver.simulation_folder import BusAccess
 
 GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
@@ -39,7 +49,8 @@ class CoreSettings(Settings):
     nrpcoresim_timeout_s: PositiveFloat = 60.0
     """How long NRPCoreSim may take until it can be reached."""
     nrpcoresim_broker: str | None = None
-    """`host:port` where NRPCoreSim itself finds MQTT 3.1.1, without TLS and password; the broker's when not given."""
+    """`host:port` where NRPCoreSim itself finds MQTT 3.1.1, without TLS and password; the broker's when not given, with
+    a way to it where it is secured."""
     stop_grace_s: PositiveFloat = 5.0
     """How long a simulation may take to stop before its processes are killed."""
 
@@ -88,6 +99,13 @@ class LauncherSettings(CoreSettings, CommonSettings):
     """How long simulations run on without a launcher before they are ended."""
     python: Path | None = None
     """The interpreter that runs simulations, with this distribution installed; the launcher's own when not given."""
+    simulation_credentials: Policy = "auto"
+    """Whether each simulation gets credentials of its own at the broker (Mosquitto's dynamic security): `required`, or
+    no simulation runs; `auto`: when the launcher has a user name and the broker keeps credentials, else simulations use
+    the launcher's own; `none`: they use the launcher's own."""
+    simulation_topics: str = ""
+    """Topic filters, separated by commas, that simulations with credentials of their own may use beside their own
+    topics, such as `robot/#`: for MQTT nodes."""
     status_interval_s: PositiveFloat = 1.0
     """Time between two status messages of a simulation."""
     metrics_port: int | None = Field(None, ge=1, le=65535)
@@ -172,10 +190,34 @@ class LauncherSettings(CoreSettings, CommonSettings):
             raise ValueError("must be an absolute path, auto or none")
         return cgroup
 
+    @field_validator("simulation_topics")
+    @classmethod
+    def _be_nobody_elses(cls, filters: str) -> str:
+        for each in _separated(filters):
+            if each[0] in "#+$/" or any(level.startswith("nrp_") or level == "" for level in each.split("/")):
+                raise ValueError(f"'{each}' must begin with a name of its own, and no topic of ours can be below it")
+        return filters
+
+    @model_validator(mode="after")
+    def _have_credentials_to_make_others_with(self) -> Self:
+        if self.simulation_credentials == "required" and self.mqtt_username is None:
+            raise ValueError("NRP_SIMULATION_CREDENTIALS=required needs NRP_MQTT_USERNAME: a launcher's credentials")
+        return self
+
+    @property
+    def further_topics(self) -> tuple[str, ...]:
+        """What simulations may use beside their own topics."""
+        return tuple(_separated(self.simulation_topics))
+
+    @property
+    def keeps_credentials(self) -> bool:
+        """Whether simulations get credentials of their own, if the broker keeps any."""
+        return self.mqtt_username is not None and self.simulation_credentials != "none"
+
     @property
     def own_labels(self) -> list[str]:
         """What this machine has."""
-        labels = [label.strip() for label in self.labels.split(",") if label.strip()]
+        labels = _separated(self.labels)
         return [*labels, *(each for each in self.kubernetes_node_selectors if each not in labels)]
 
     @property
@@ -184,14 +226,14 @@ class LauncherSettings(CoreSettings, CommonSettings):
         return self.storage_url or GATEWAY_ON_THIS_MACHINE
 
     @property
-    def bus_access(self) -> BusAccess:
-        """How simulation servers get onto the bus."""
+    def bus_access_of_servers(self) -> BusAccess:
+        """How simulation servers get onto the bus; without credentials when each is given its own."""
         broker = self.broker
         return BusAccess(
             broker_host=broker.host,
             broker_port=broker.port,
-            broker_username=broker.username,
-            broker_password=broker.password,
+            broker_username=None if self.keeps_credentials else broker.username,
+            broker_password=None if self.keeps_credentials else broker.password,
             broker_tls=broker.tls,
             broker_ca_file=broker.ca_file,
             mqtt_prefix=self.topics.prefix,
@@ -221,3 +263,7 @@ class LauncherSettings(CoreSettings, CommonSettings):
     def clone_cache_directory(self) -> Path:
         """Where files of experiments are kept for their next clone, absolute."""
         return self.data_directory.absolute() / "clones"
+
+
+def _separated(listed: str) -> list[str]:
+    return [each.strip() for each in listed.split(",") if each.strip()]

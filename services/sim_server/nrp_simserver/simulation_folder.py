@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nrp_common import tracing
 from nrp_common.bus import BrokerAddress, BusCounts
@@ -36,7 +36,7 @@ class BusAccess(BaseModel):
         broker_username: None to connect without one.
         broker_password: goes with `broker_username`.
         broker_tls: whether to speak TLS.
-        broker_ca_file: a PEM file of further certificate authorities.
+        broker_ca_file: a PEM file of the certificate authorities that may have signed the broker's certificate.
         mqtt_prefix: put before all topics.
     """
 
@@ -45,7 +45,7 @@ class BusAccess(BaseModel):
     broker_host: str
     broker_port: int
     broker_username: str | None = None
-    broker_password: str | None = None
+    broker_password: str | None = Field(None, repr=False)
     broker_tls: bool = False
     broker_ca_file: str | None = None
     mqtt_prefix: str = ""
@@ -84,6 +84,7 @@ class ServerSetup(BusAccess):
         cgroup: to be entered, absolute; None where there are none.
         largest_file: in bytes; no file becomes larger. None for any size.
         most_tasks_of_user: how many processes and threads the user may have for it to start another; None for any.
+        credentials_in_folder: whether the simulation's credentials at the broker are in its folder, to be taken there.
     """
 
     simulation_id: int
@@ -103,16 +104,37 @@ class ServerSetup(BusAccess):
     cgroup: Path | None = None
     largest_file: int | None = None
     most_tasks_of_user: int | None = None
+    credentials_in_folder: bool = False
 
     @property
     def context(self) -> tracing.Context:
         """On whose behalf the server works."""
         return tracing.Context(self.request_id, self.traceparent, self.simulation_id, self.owner)
 
+    def with_credentials(self) -> ServerSetup:
+        """The same with the simulation's credentials at the broker, which are taken out of its folder.
+
+        Raises:
+            OSError: there are none.
+        """
+        taken = SimulationFolder(self.folder, self.simulation_id).take_credentials()
+        return self.model_copy(update={"broker_username": taken.username, "broker_password": taken.password})
+
     @property
     def bus_access(self) -> BusAccess:
         """The part that says how to get onto the bus."""
         return BusAccess.model_validate(self.model_dump(include=set(BusAccess.model_fields)))
+
+
+class Credentials(BaseModel):
+    """As whom a simulation server gets onto the bus.
+
+    They reach it through its folder: what went through the process that forks servers would stay in its memory, and so
+    in that of each server that it forks afterwards.
+    """
+
+    username: str
+    password: str = Field(repr=False)
 
 
 class Journal(BaseModel):
@@ -173,6 +195,29 @@ class SimulationFolder:
     def journal(self) -> Path:
         """Where the server's journal is."""
         return self.path / "journal.json"
+
+    @property
+    def _credentials(self) -> Path:
+        return self.path / "credentials.json"
+
+    def write_credentials(self, credentials: Credentials) -> None:
+        """Put the credentials of the simulation there for its server, and for nobody else's eyes."""
+        self._credentials.unlink(missing_ok=True)
+        file = os.open(self._credentials, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(file, credentials.model_dump_json().encode())
+        finally:
+            os.close(file)
+
+    def take_credentials(self) -> Credentials:
+        """The credentials of the simulation, which are there no more afterwards.
+
+        Raises:
+            OSError: there are none.
+        """
+        credentials = Credentials.model_validate_json(self._credentials.read_bytes())
+        self._credentials.unlink()
+        return credentials
 
     def write_journal(self, journal: Journal) -> None:
         """Replace the journal. A process killed on the way leaves the old one or the new one.

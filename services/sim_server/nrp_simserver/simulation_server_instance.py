@@ -38,7 +38,7 @@ from nrp_simserver.news import Cloned, Ended, News, Overruled, Spawned, StopAske
 from nrp_simserver.placement import QueuePlace
 from nrp_simserver.queue_notice import QueueNotice
 from nrp_simserver.server_end import ServerEnd, describe_server_end
-from nrp_simserver.simulation_folder import Journal, SimulationFolder, remove_folder
+from nrp_simserver.simulation_folder import Credentials, Journal, SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import Intention, SimulationRecord, write_snapshot
 from nrp_simserver.spawner_connection import THE_SPAWNER
 from nrp_simserver.verdict import Verdict, verdict_on
@@ -104,6 +104,7 @@ class SimulationServerInstance:
         self._spawner: int | None = None  # the process id of the spawner that the server is below
         self._phases: LaunchPhases | None = None  # of a launch by this launcher
         self._cloning: threading.Thread | None = None
+        self._credentials: Credentials | None = None  # at the broker, of a launch by this launcher
         self._has_server = False  # one is there, or about to be, that answers commands
         self._is_ready = False
         self._kill_at = math.inf
@@ -146,6 +147,8 @@ class SimulationServerInstance:
     def take_over(self) -> None:
         """See the simulation of an earlier launcher through, as soon as it is told what became of its server."""
         self.is_leftover = True
+        if self._site.credentials is not None:
+            self._site.credentials.expect(self.simulation_id, self.incarnation)
         self._has_server = True  # as far as is known
         self._listen()
         self._start_thread(self._take_over)
@@ -288,6 +291,9 @@ class SimulationServerInstance:
     def _launch(self) -> Verdict:
         self._cloning = threading.Thread(target=self._clone, name=f"clone {self.simulation_id}", daemon=True)
         self._cloning.start()
+        if (fault := self._get_credentials()) is not None:
+            self._site.placement.dismiss(self.record.incarnation)
+            return Verdict(SimulationEvent.FAILED, f"The simulation gets no credentials: {fault}", ErrorType.LOADING)
         while True:
             match self._next_news():
                 case Cloned(error=None):
@@ -308,10 +314,21 @@ class SimulationServerInstance:
         self._has_server = True
         return self._verdict(self._run_server())
 
+    def _get_credentials(self) -> str | None:
+        """Get those at the broker, where simulations have some of their own. Returns why there are none."""
+        try:
+            if self._site.credentials is not None:
+                self._credentials = self._site.credentials.grant(self.simulation_id, self.incarnation)
+        except BusUnavailable as fault:
+            return str(fault)
+        return None
+
     def _run_server(self) -> Ended:
         """Have a server started, and wait for its end; started again when the order went down with a spawner."""
         for _ in range(ORDERS):
             try:
+                if self._credentials is not None:
+                    self.folder.write_credentials(self._credentials)
                 self._site.placement.place(self._site.order_of(self.record, self.folder, self._limits))
             except (NRPError, OSError) as error:
                 return Ended(str(error))
@@ -442,6 +459,8 @@ class SimulationServerInstance:
         """Leave nothing running, store what is to be kept, speak the final word, free the folder."""
         self._limits.release()
         self._site.placement.end_processes(self.record.incarnation, self.folder, self.pid, self._spawner)
+        if self._site.credentials is not None:
+            self._site.credentials.revoke(self.simulation_id, self.incarnation)
         self.pid = None
         self.is_placed = False
         self.is_running = False

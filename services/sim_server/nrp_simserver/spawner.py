@@ -252,7 +252,7 @@ class Spawner:
             idle = None
         if idle is None:
             try:
-                idle = self._fork(setup.incarnation, setup.bus_access)
+                idle = self._fork(setup.incarnation, setup.bus_access, credentials_follow=setup.credentials_in_folder)
             except OSError as error:
                 reason = f"no process could be forked: {error}"
                 self._report(NotSpawned(incarnation=setup.incarnation, reason=reason))
@@ -266,7 +266,7 @@ class Spawner:
         assert self._prepared is not None
         incarnation = uuid.uuid4().hex
         try:
-            idle = self._fork(incarnation, self._prepared.bus)
+            idle = self._fork(incarnation, self._prepared.bus, credentials_follow=self._prepared.credentials_follow)
         except OSError as error:
             log.error("No idle server could be forked: %s", error)
             self._pool.pause()
@@ -274,7 +274,7 @@ class Spawner:
         self._pool.add(idle)
         self._report(Idle(incarnation=incarnation, pid=idle.pid))
 
-    def _fork(self, incarnation: str, access: BusAccess) -> IdleServer:
+    def _fork(self, incarnation: str, access: BusAccess, *, credentials_follow: bool = False) -> IdleServer:
         spawner, log_size = os.getpid(), self._log_file.stat().st_size
         base = None if self._prepared is None else self._prepared.cgroups
         cgroup = None if base is None else cgroups.path_of(base, incarnation)
@@ -286,7 +286,7 @@ class Spawner:
             theirs.close()
             raise
         if pid == 0:
-            pooled_server.run(incarnation, access, spawner, theirs, cgroup)
+            pooled_server.run(incarnation, access, spawner, theirs, cgroup, credentials_follow=credentials_follow)
         if cgroup is not None:
             self._cgroups[pid] = cgroup
         theirs.close()

@@ -17,7 +17,7 @@ from nrp_simserver import processes
 SOCKET: Final = "socket"
 
 SECRETS: Final = ("NRP_SECRET_KEY", "NRP_MQTT_PASSWORD", "NRP_METRICS_TOKEN", "NRP_CATALOGUE_URL", "NRP_TOKEN")
-"""Settings of the services that a simulation must not find in its environment."""
+"""Settings of the services that a simulation must not find in its environment, nor the names of their files."""
 
 PASSING: Final = ("INVOCATION_ID", "JOURNAL_STREAM", "OLDPWD", "PWD", "SHLVL", "SYSTEMD_EXEC_PID", "_")
 """Variables that differ from start to start and mean nothing to a simulation."""

@@ -22,6 +22,7 @@ class Prepare(BaseModel):
     Attributes:
         idle_servers: how many.
         bus: how they get onto the bus; those that did it differently are dismissed.
+        credentials_follow: whether they are told only with their simulation as whom to get onto the bus.
         orphaned_s: seconds without a launcher after which the spawner ends its servers and itself.
         stop_grace_s: seconds that the servers have to stop then, before they are killed.
         cgroups: where each idle server gets the cgroup that is its simulation's later, None where there are none.
@@ -32,6 +33,7 @@ class Prepare(BaseModel):
     kind: Literal["prepare"] = "prepare"
     idle_servers: int
     bus: BusAccess
+    credentials_follow: bool = False
     orphaned_s: float
     stop_grace_s: float
     cgroups: Path | None = None

@@ -386,9 +386,9 @@ class SimulationConfiguration(_Section):
         """Whether there is a data transfer engine."""
         return any(isinstance(engine, DataTransferConfiguration) for engine in self.engines)
 
-    def publishing_below(self, mqtt_prefix: str) -> Self:
-        """The same with data transfer engines that publish below another prefix."""
-        return self._transferring(prefix=mqtt_prefix)
+    def publishing_below(self, mqtt_prefix: str, broker: str | None = None) -> Self:
+        """The same with data transfer engines that publish below another prefix, and to another broker if one is given."""
+        return self._transferring(prefix=mqtt_prefix, **({} if broker is None else {"broker": broker}))
 
     def _transferring(self, **update: Any) -> Self:
         engines = [

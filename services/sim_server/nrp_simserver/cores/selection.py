@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nrp_common.errors import EngineUnavailable
 from nrp_simserver.cores import BrokerConnector, DataPublisher, EngineProcesses, NrpCore, Rest
@@ -15,6 +15,18 @@ from nrp_simserver.cores.nrpcoresim.overrides import data_transfer_overrides
 from nrp_simserver.cores.nrpcoresim.program import find_program, not_found
 
 Kind = Literal["auto", "embedded", "nrpcoresim"]
+
+
+class Diversion(NamedTuple):
+    """Where the original program is to publish streamed data.
+
+    Attributes:
+        prefix: the MQTT prefix.
+        broker: `host:port`, None for the one in the configuration.
+    """
+
+    prefix: str
+    broker: str | None = None
 
 
 def create_core(
@@ -28,7 +40,7 @@ def create_core(
     connect: BrokerConnector | None = None,
     rest: Rest = time.sleep,
     nrpcoresim: NRPCoreSimOptions = NRPCoreSimOptions(),  # noqa: B008  immutable
-    divert: Callable[[], str] | None = None,
+    divert: Callable[[], Diversion] | None = None,
 ) -> NrpCore:
     """The core that runs an experiment, in state Created.
 
@@ -43,8 +55,8 @@ def create_core(
         connect: connects the MQTT nodes of a computational graph in the embedded core; without one there can be none.
         rest: lets time pass between the steps of a loop in real time of the embedded core.
         nrpcoresim: how to come by the original program.
-        divert: called when the original program will publish streamed data itself, returns the MQTT prefix below which
-            it is to do that, where `configuration` says for the rest; without it the program does what the file says.
+        divert: called when the original program will publish streamed data itself, returns where it is to do that, as
+            far as `configuration` does not say it; without it the program does what the file says.
 
     Raises:
         EngineUnavailable: nothing here can run the experiment; names the engines that are the reason, or what else is.
@@ -67,7 +79,8 @@ def create_core(
                 raise EngineUnavailable(f"{unable}; {not_found(nrpcoresim.program)}", file=config_file) from None
     overrides: dict[str, Any] = {}
     if divert is not None and configuration.transfers_data and nrpcoresim.address is None:
-        overrides = data_transfer_overrides(configuration.publishing_below(divert()))
+        diversion = divert()
+        overrides = data_transfer_overrides(configuration.publishing_below(diversion.prefix, diversion.broker))
     return _original(configuration, folder, config_file, overrides, nrpcoresim)
 
 
