@@ -62,4 +62,4 @@ def refusal_of(reason: ReasonCode, username: str | None) -> str:
         return f"it says {reason}"
     if username is None:
         return f"it says {reason} to a client without user name: it asks for NRP_MQTT_USERNAME and a password"
-    return f"it says {reason} to user '{username}': the password is wrong (NRP_MQTT_PASSWORD_FILE), or there is no such user"
+    return f"it says {reason} to user '{username}': the password is wrong, or there is no such user"

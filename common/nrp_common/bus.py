@@ -10,8 +10,8 @@ What a caller may rely on:
   correlation until it is acknowledged: the answer is the acknowledgement, which is quicker than QoS 1. A repeated
   correlation is answered again, never executed again; a request whose asker has given up is not executed at all.
 - Handlers run one after another in the bus's own thread, never in the network's: they may take a lock, not long.
-- What a broker does not allow is not lost silently: a subscription that it refuses, and a message at QoS 1, are logged as
-  errors, once a topic. At QoS 0 there is no answer in which a broker could say so.
+- What a broker does not allow is not lost silently: a subscription that it refuses, and a message at QoS 1, are logged
+  as errors, once a topic. At QoS 0 there is no answer in which a broker could say so.
 
 Nothing is published with MQTT 5 properties, such as those for request and response (MQTT 5, 4.10), but answers to who
 used them: the embedded broker (rumqttd 0.20) drops each MQTT 3.1.1 client that a message with properties comes to, and

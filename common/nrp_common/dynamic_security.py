@@ -1,4 +1,4 @@
-"""Rights and clients as Mosquitto's dynamic security plugin writes them, in its file and in the orders that it takes."""
+"""Rights and clients as Mosquitto's dynamic security plugin writes them: in its file, and in the orders it takes."""
 
 from __future__ import annotations
 

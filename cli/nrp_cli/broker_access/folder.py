@@ -150,9 +150,7 @@ class AccessFolder:
     def _keep_certificate(self, hosts: Sequence[str]) -> Iterator[str]:
         there = self._read(self.certificate)
         if not certificates.is_signed_by(there, self._read(self.authority)):
-            raise SettingsError(
-                f"{self.certificate} is not signed by {self.authority}: one of them is of somewhere else"
-            )
+            raise SettingsError(f"{self.certificate} is not signed by {self.authority}: one is another lab's")
         yield f"kept {self.certificate}, for {', '.join(certificates.hosts_of(there))}{self._validity(self.certificate)}"
         yield from self._missing_hosts(hosts)
 

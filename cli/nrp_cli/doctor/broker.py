@@ -96,7 +96,7 @@ class BusView:
         return time.perf_counter() - began
 
     def missing_rights(self) -> tuple[str, list[str]]:
-        """Of the service whose rights the user comes closest to: its name, and what it may not read of what it should."""
+        """Of the service that the user comes closest to: its name, and what it may not read of what it should."""
         services = {"gateway": gateway_rights(self._topics), "launcher": launcher_rights(self._topics)}
         missing = {name: refused_filters(self.bus.broker, rights.reads) for name, rights in services.items()}
         closest = min(missing, key=lambda name: len(missing[name]) / len(services[name].reads))

@@ -18,8 +18,8 @@ CONNECTING_S: Final = 5.0
 QOS: Final = 1
 
 WHAT_IS_ALLOWED: Final = (
-    "A simulation may use the topics below nrp_simulation/<its id>, which is in the environment as NRP_SIMULATION_ID, and"
-    " those that its launcher allows all of them with NRP_SIMULATION_TOPICS"
+    "A simulation may use the topics below nrp_simulation/<its id> (in its environment NRP_SIMULATION_ID), and those"
+    " that its launcher allows all of them with NRP_SIMULATION_TOPICS"
 )
 
 LINGER_S: Final = 0.5

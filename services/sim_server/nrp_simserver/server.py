@@ -178,7 +178,7 @@ class SimulationServer:
         return runner
 
     def _divert(self) -> Diversion:
-        """Where the original program publishes what this process passes on: by itself it gets onto no secured broker."""
+        """Where the original program publishes what this process passes on; it gets onto no secured broker itself."""
         prefix, broker = self._relay.listen(), self._bus.broker
         if self._setup.nrpcoresim.broker is None and (broker.tls or broker.username is not None):
             self._door = BrokerDoor(broker)

@@ -387,7 +387,7 @@ class SimulationConfiguration(_Section):
         return any(isinstance(engine, DataTransferConfiguration) for engine in self.engines)
 
     def publishing_below(self, mqtt_prefix: str, broker: str | None = None) -> Self:
-        """The same with data transfer engines that publish below another prefix, and to another broker if one is given."""
+        """The same with data transfer engines that publish below another prefix, and to another broker if given."""
         return self._transferring(prefix=mqtt_prefix, **({} if broker is None else {"broker": broker}))
 
     def _transferring(self, **update: Any) -> Self:
