@@ -151,7 +151,8 @@ class AccessFolder:
         there = self._read(self.certificate)
         if not certificates.is_signed_by(there, self._read(self.authority)):
             raise SettingsError(f"{self.certificate} is not signed by {self.authority}: one is another lab's")
-        yield f"kept {self.certificate}, for {', '.join(certificates.hosts_of(there))}{self._validity(self.certificate)}"
+        hosts_named = ", ".join(certificates.hosts_of(there))
+        yield f"kept {self.certificate}, for {hosts_named}{self._validity(self.certificate)}"
         yield from self._missing_hosts(hosts)
 
     def _keep_foreign_certificate(self, hosts: Sequence[str]) -> Iterator[str]:

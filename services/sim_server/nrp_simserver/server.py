@@ -131,11 +131,9 @@ class SimulationServer:
     def _initialize(self) -> NRPScriptRunner:
         setup, experiment = self._setup, self._folder.experiment
         self._lifecycle.write_journal()
-        try:
-            self._bus.wait_until_connected(CONNECTING_S)
-        except BusUnavailable as error:
-            log.warning("%s. Initialising meanwhile", error)
-        self._lifecycle.publish_status()
+        connects_late = setup.credentials_in_folder  # and is left the time to
+        if not connects_late:
+            self._await_connection()
         plain_broker = setup.nrpcoresim.broker or str(self._bus.broker)
         with self._interruption.of_user_code():
             self._notifier.progress(INITIALIZING, "Loading the experiment", index=0, count=3)
@@ -146,6 +144,8 @@ class SimulationServer:
             script = MainScript.load(experiment, setup.main_script)
             self._notifier.progress(INITIALIZING, "Starting external processes", index=1, count=3)
             self._external_processes.start(configuration.external_processes, experiment)
+            if connects_late:
+                self._await_connection()
             self._notifier.progress(INITIALIZING, "Starting engines", index=2, count=3)
             self._core = create_core(
                 configuration,
@@ -176,6 +176,13 @@ class SimulationServer:
                 self._lifecycle.fire(SimulationEvent.INITIALIZED)
                 log.info("Ready to start %s", self._setup.main_script)
         return runner
+
+    def _await_connection(self) -> None:
+        try:
+            self._bus.wait_until_connected(CONNECTING_S)
+        except BusUnavailable as error:
+            log.warning("%s. Initialising meanwhile", error)
+        self._lifecycle.publish_status()
 
     def _divert(self) -> Diversion:
         """Where the original program publishes what this process passes on; it gets onto no secured broker itself."""
