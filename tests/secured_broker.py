@@ -26,6 +26,9 @@ from tests.waiting import wait_until
 
 CONFIGURATION = Path(__file__).parent.parent / "deploy" / "broker" / "mosquitto.conf"
 
+TABLE = "table"
+"""The name of a launcher whose simulations are only there for others to be compared with."""
+
 PLUGIN = "/usr/lib/mosquitto_dynamic_security.so"
 
 
@@ -82,15 +85,18 @@ class SecuredBroker:
 
     @property
     def simulations(self) -> set[str]:
-        """The user names of simulations that the broker lets in."""
-        with Client(self.address("launcher")) as admin:
-            return {each for each in admin.order("listClients")["clients"] if each.startswith("nrp-simulation")}
+        """The user names of simulations that the broker lets in, without those of the table's launcher."""
+        return self._of_simulations("clients", "listClients")
 
     @property
     def roles(self) -> set[str]:
-        """The roles of simulations."""
+        """The roles of simulations, likewise."""
+        return self._of_simulations("roles", "listRoles")
+
+    def _of_simulations(self, kind: str, command: str) -> set[str]:
         with Client(self.address("launcher")) as admin:
-            return {each for each in admin.order("listRoles")["roles"] if each.startswith("nrp-simulation")}
+            listed = admin.order(command)[kind]
+        return {each for each in listed if each.startswith("nrp-simulation:") and f":{TABLE}:" not in each}
 
 
 class Client:
@@ -128,9 +134,13 @@ class Client:
         self._client.on_message = lambda _client, _userdata, message: self.heard.append(
             (message.topic, message.payload)
         )
-        self._client.connect(address.host, address.port if websocket is None else websocket)
-        self._client.loop_start()
-        wait_until(lambda: self.connection is not None)
+        try:
+            self._client.connect(address.host, address.port if websocket is None else websocket)
+            self._client.loop_start()
+            wait_until(lambda: self.connection is not None, 5)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -189,14 +199,14 @@ class LabBroker:
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         access = folder / "access"
-        make_access(access, "--prefix", prefix)
+        make_access(access, "--prefix", prefix, "--host", "localhost")
         (folder / "data").mkdir()
         self.secured = SecuredBroker(access, _free_port(), _free_port(), prefix)
         self._configuration = folder / "mosquitto.conf"
         text = CONFIGURATION.read_text()
         for here, there in (
             ("listener 8883", f"listener {self.secured.port} localhost"),
-            ("listener 9001", f"listener {self.secured.websocket} localhost"),
+            ("listener 9001", f"listener {self.secured.websocket} 127.0.0.1"),
             (PLUGIN, str(debian_plugin())),
             ("/mosquitto/access/", f"{access / 'broker'}/"),
             ("/mosquitto/data/", f"{folder / 'data'}/"),

@@ -67,6 +67,7 @@ class SecuredProduct:
         for each in (*self.launchers.values(), self.gateway):
             if each.process is not None and each.process.poll() is None:
                 each.end()
+        self.client.__exit__(None, None, None)
 
     def await_ready(self) -> None:
         """All launchers take launches."""

@@ -10,6 +10,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 CLOSED: Final = "it closes the connection without an answer: it may want TLS (NRP_MQTT_TLS), or be no MQTT 5 broker"
 
+NO_TLS: Final = "it speaks no TLS on this port (NRP_MQTT_TLS)"
+
 _WRONG_HOST: Final = (62, 64)
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
 
@@ -19,14 +21,17 @@ _EXPIRED: Final = 10
 _CREDENTIALS_WRONG: Final = ("Not authorized", "Bad user name or password")
 
 
-def obstacle_of(error: BaseException | None, host: str) -> str:
+def obstacle_of(error: BaseException | None, host: str, *, tls: bool) -> str:
     """Why no connection came about.
 
     Args:
         error: what was raised, None when nothing was.
         host: as which the broker was addressed.
+        tls: whether TLS was spoken.
     """
     match error:
+        case ConnectionResetError() | ssl.SSLEOFError() if tls:
+            return NO_TLS
         case ssl.SSLCertVerificationError(verify_code=code) if code in _WRONG_HOST:
             return f"its certificate is not for '{host}' ({error.verify_message})"
         case ssl.SSLCertVerificationError(verify_code=code) if code == _EXPIRED:
@@ -39,7 +44,7 @@ def obstacle_of(error: BaseException | None, host: str) -> str:
                 " names who is"
             )
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "PACKET_LENGTH_TOO_LONG" | "RECORD_LAYER_FAILURE"):
-            return "it speaks no TLS on this port"
+            return NO_TLS
         case ssl.SSLError():
             return f"TLS with it fails: {error.reason or error}"
         case socket.gaierror():

@@ -32,7 +32,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -298,6 +298,11 @@ class Bus:
 
     # -- connection ----------------------------------------------------------------------------------------------------
 
+    def use_credentials(self, username: str | None, password: str | None) -> None:
+        """Get in with these, not with those of the address. For a bus that is not started yet."""
+        self.broker = replace(self.broker, username=username, password=password)
+        self._client.username_pw_set(username, password)
+
     def start(self) -> None:
         """Connect in the background, for as long as it takes."""
         self._dispatcher.start()
@@ -400,7 +405,7 @@ class Bus:
                     self._send(topic, payload, qos=1, retain=True)
 
     def _connection_failed(self, _client: mqtt.Client, _userdata: object) -> None:
-        self._note_obstacle(obstacle_of(sys.exception(), self.broker.host))  # paho is handling it
+        self._note_obstacle(obstacle_of(sys.exception(), self.broker.host, tls=self.broker.tls))  # paho handles it
 
     def _connection_lost(
         self, _client: mqtt.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object

@@ -49,7 +49,7 @@ def greet(broker: BrokerAddress, *, is_mqtt5: bool) -> Greeting:
     Raises:
         BusUnavailable: says why it does not work.
     """
-    return _greet(_client(broker, is_mqtt5=is_mqtt5, transport="tcp"), broker.host, broker.port)
+    return _greet(_client(broker, is_mqtt5=is_mqtt5, transport="tcp"), broker.host, broker.port, tls=broker.tls)
 
 
 def greet_over_websocket(url: str, broker: BrokerAddress) -> Greeting:
@@ -66,7 +66,7 @@ def greet_over_websocket(url: str, broker: BrokerAddress) -> Greeting:
     is_tls = address.scheme == "wss"
     client = _client(broker, is_mqtt5=False, transport="websockets", tls=is_tls)
     client.ws_set_options(path=address.path or "/")
-    return _greet(client, address.hostname or "", address.port or (443 if is_tls else 80))
+    return _greet(client, address.hostname or "", address.port or (443 if is_tls else 80), tls=is_tls)
 
 
 def ask_version(broker: BrokerAddress) -> str:
@@ -126,7 +126,7 @@ def _client(broker: BrokerAddress, *, is_mqtt5: bool, transport: str, tls: bool 
     return client
 
 
-def _greet(client: mqtt.Client, host: str, port: int) -> Greeting:
+def _greet(client: mqtt.Client, host: str, port: int, *, tls: bool) -> Greeting:
     answered = threading.Event()
     greetings: list[Greeting] = []
     obstacles: list[str] = []
@@ -150,7 +150,7 @@ def _greet(client: mqtt.Client, host: str, port: int) -> Greeting:
     try:
         client.connect(host, port)
     except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
-        raise BusUnavailable(obstacle_of(error, host)) from error
+        raise BusUnavailable(obstacle_of(error, host, tls=tls)) from error
     client.loop_start()
     try:
         if not answered.wait(TIMEOUT_S):

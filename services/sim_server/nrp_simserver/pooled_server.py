@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from nrp_common.bus import tls_context
 from nrp_common.topics import Topics
 from nrp_simserver import cgroups, processes, server, surroundings
 from nrp_simserver.rehearsal import rehearse
@@ -56,16 +55,16 @@ def run(
         handover = _keep_only(handover)
         if cgroup is not None and not _is_there_already(handover):
             cgroups.enter_early(cgroup)
-        bus = None if credentials_follow else server.join_bus(access, incarnation)
-        if bus is None and access.broker_tls:
-            tls_context(access.broker_ca_file)
+        bus = server.new_bus(access, incarnation)
+        if not credentials_follow:
+            bus.start()
         if not _is_there_already(handover):
             rehearse()
         setup = _await_setup(handover)
         if setup is not None:
             handover.close()
-            server.run(setup, bus)
-        if bus is not None:
+            server.run(setup, bus, is_on_bus=not credentials_follow)
+        if not credentials_follow:
             bus.forget(Topics(access.mqtt_prefix).server_presence(incarnation))
             bus.close(linger_s=LINGER_S)
         code = 0

@@ -79,7 +79,7 @@ class SimulationServer:
 
     Args:
         setup: what to run.
-        bus: of this server: see `join_bus`.
+        bus: of this server: see `new_bus`; started.
     """
 
     def __init__(self, setup: ServerSetup, bus: Bus) -> None:
@@ -383,26 +383,29 @@ class SimulationServer:
                     self._lifecycle.publish_status()
 
 
-def join_bus(access: BusAccess, incarnation: str) -> Bus:
-    """Get onto the bus as the server of an incarnation, whether or not it has a simulation yet. Returns at once."""
+def new_bus(access: BusAccess, incarnation: str) -> Bus:
+    """The bus of the server of an incarnation, whether or not it has a simulation yet; not connected."""
     presence = Topics(access.mqtt_prefix).server_presence(incarnation)
     bus = Bus(access.broker, "simulation_server", will=Will(presence, ServerPresence(online=False).to_json()))
     bus.retain(presence, ServerPresence(online=True))
-    bus.start()
     return bus
 
 
-def run(setup: ServerSetup, bus: Bus | None = None) -> NoReturn:
+def run(setup: ServerSetup, bus: Bus | None = None, *, is_on_bus: bool = False) -> NoReturn:
     """Run one simulation in this process and leave it: status 0 when it was stopped, 1 when it failed.
 
     Args:
         setup: what to run.
-        bus: of this server, None when it is not on the bus yet.
+        bus: of this server, None when it has none yet.
+        is_on_bus: whether it is started.
     """
     try:
         if setup.credentials_in_folder:
             setup = setup.with_credentials()
-        bus = bus or join_bus(setup, setup.incarnation)  # it connects while this process becomes the simulation's
+        bus = bus or new_bus(setup, setup.incarnation)
+        if not is_on_bus:  # it connects while this process becomes the simulation's
+            bus.use_credentials(setup.broker_username, setup.broker_password)
+            bus.start()
         surroundings.enter(setup)
         status = SimulationServer(setup, bus).run()
     except BaseException:  # noqa: BLE001  printed, and told to the launcher by the status

@@ -236,6 +236,7 @@ class SimulationCredentials:
         Raises:
             BusUnavailable: it does not answer, or refuses one; says why.
         """
+        self._bus.wait_until_connected(ANSWER_S)
         correlation, order = uuid.uuid4().hex, _Order()
         payload = json.dumps({"commands": [{**each, "correlationData": correlation} for each in orders]}).encode()
         with self._changed:
