@@ -7,9 +7,10 @@ import socket
 import ssl
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,6 +98,23 @@ class SecuredBroker:
         with Client(self.address("launcher")) as admin:
             listed = admin.order(command)[kind]
         return {each for each in listed if each.startswith("nrp-simulation:") and f":{TABLE}:" not in each}
+
+
+@dataclass(frozen=True)
+class PlainBroker:
+    """A broker that asks for no password, and services that have one all the same."""
+
+    address: BrokerAddress
+    prefix: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+    def settings(self, account: str) -> dict[str, object]:
+        """Of a service."""
+        return {
+            "mqtt_broker_address": str(self.address),
+            "mqtt_username": f"nrp_{account}",
+            "mqtt_password": "of no use",
+            "mqtt_prefix": self.prefix,
+        }
 
 
 class Client:

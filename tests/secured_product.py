@@ -13,7 +13,7 @@ import requests
 
 from nrp_cli.rest_client import RestClient
 from tests.lab import Service
-from tests.secured_broker import SecuredBroker
+from tests.secured_broker import PlainBroker, SecuredBroker
 from tests.simulation_servers import CONFIGURATION, ENDLESS, ENGINE
 from tests.waiting import wait_until
 
@@ -31,7 +31,11 @@ class SecuredProduct:
     """
 
     def __init__(
-        self, broker: SecuredBroker, folder: Path, launchers: tuple[str, ...] = ("one",), **settings: object
+        self,
+        broker: SecuredBroker | PlainBroker,
+        folder: Path,
+        launchers: tuple[str, ...] = ("one",),
+        **settings: object,
     ) -> None:
         self.broker = broker
         self._folder = folder

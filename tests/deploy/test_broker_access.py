@@ -19,7 +19,8 @@ from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.errors import AccessRefused, BusUnavailable
 from nrp_common.topics import Topics
 from nrp_simserver.simulation_credentials import SimulationCredentials
-from tests.secured_broker import TABLE, Client, LabBroker, SecuredBroker, lab_broker
+from tests.brokers import embedded_broker
+from tests.secured_broker import TABLE, Client, LabBroker, PlainBroker, SecuredBroker, lab_broker
 from tests.secured_product import SecuredProduct
 from tests.waiting import wait_until
 
@@ -582,6 +583,42 @@ def test_credentials_go_when_a_server_or_its_spawner_is_killed(product: SecuredP
     (server if victim == "server" else psutil.Process(server.ppid())).kill()
     wait_until(lambda: product.client.simulation(simulation_id)["state"] == "failed")
     wait_until(lambda: not product.broker.simulations | product.broker.roles)
+
+
+# -- brokers that keep no credentials --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["mosquitto", "embedded"])
+def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerAddress]:
+    """A broker that lets everybody do everything."""
+    if request.param == "mosquitto":
+        yield request.getfixturevalue("broker")
+    else:
+        with embedded_broker(tmp_path) as address:
+            yield address
+
+
+def test_simulations_use_the_launchers_credentials_where_the_broker_keeps_none(
+    plain: BrokerAddress, tmp_path: Path
+) -> None:
+    with SecuredProduct(PlainBroker(plain), tmp_path / "product") as product:
+        simulation_id = product.started(product.experiment("counting"))
+        wait_until(lambda: product.client.simulation(simulation_id)["simulationTime"] > 0)
+        assert product.client.set_state(simulation_id, "stopped") == "stopped"
+        assert product.launched("counting")
+        warnings = [line for line in product.log("one").splitlines() if "[warning" in line or "[error" in line]
+        assert sum("simulations use the credentials of this launcher" in each for each in warnings) == 1, warnings
+        assert len(warnings) <= 3, warnings  # the embedded one closes the connection over which it is asked
+
+
+def test_where_credentials_are_required_and_the_broker_keeps_none_a_launch_fails_and_says_so(
+    broker: BrokerAddress, tmp_path: Path
+) -> None:
+    with SecuredProduct(PlainBroker(broker), tmp_path / "product", simulation_credentials="required") as product:
+        launched = product.client.launch(product.experiment("counting"))
+        assert launched["state"] == "failed", launched
+        assert "gets no credentials" in launched["error"]
+        assert "keeps no credentials of simulations" in launched["error"]
 
 
 # -- a broker that dies ----------------------------------------------------------------------------------------------

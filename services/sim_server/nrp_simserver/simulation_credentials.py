@@ -158,6 +158,9 @@ class SimulationCredentials:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _sweep_soon(self) -> None:
+        if self._are_kept is None and self._bus.counts.reconnects:
+            self._do_without(f"{self._broker} closes a connection over which it is asked for dynamic security")
+            return
         with self._changed:
             self._is_sweep_due = True
             self._not_before = 0.0
@@ -176,11 +179,15 @@ class SimulationCredentials:
                     self._sweep()
                 self._remove_obsolete()
             except BusUnavailable as error:
-                self._note_failure(str(error), was_sweep=is_sweep_due)
+                if self._are_kept is None and self._bus.is_connected:
+                    self._do_without(str(error))
+                if self._are_kept is False:
+                    return
+                self._try_later(str(error), was_sweep=is_sweep_due)
 
     def _is_something_due(self) -> bool:
-        is_any = self._is_sweep_due or bool(self._obsolete and self._are_kept)
-        return is_any and self._bus.is_connected and time.monotonic() >= self._not_before
+        is_any = self._is_sweep_due or bool(self._obsolete and self._are_kept and self._bus.is_connected)
+        return is_any and time.monotonic() >= self._not_before
 
     def _sweep(self) -> None:
         """See that the broker keeps credentials, and find what is left over."""
@@ -209,20 +216,20 @@ class SimulationCredentials:
                 self._obsolete.difference_update(names)
                 self._changed.notify_all()
 
-    def _note_failure(self, reason: str, *, was_sweep: bool) -> None:
+    def _try_later(self, reason: str, *, was_sweep: bool) -> None:
+        log.warning("%s. Trying again", reason)
         with self._changed:
             self._not_before = time.monotonic() + RETRY_S
             self._is_sweep_due = self._is_sweep_due or was_sweep
-            is_settled = self._are_kept is not None or not self._bus.is_connected
-            if not is_settled:
-                self._are_kept = False
-                self._is_closing = True
-                self._changed.notify_all()
-        if is_settled:
-            log.warning("%s. Trying again", reason)
-        else:
-            log.warning("%s: simulations use the credentials of this launcher", reason)
-            self._bus.close(linger_s=0.0)
+
+    def _do_without(self, reason: str) -> None:
+        """Leave the broker alone, which keeps no credentials."""
+        with self._changed:
+            self._are_kept = False
+            self._is_closing = True
+            self._changed.notify_all()
+        self._bus.close(linger_s=0.0)
+        log.warning("%s: simulations use the credentials of this launcher", reason)
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
