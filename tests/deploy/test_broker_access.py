@@ -20,6 +20,7 @@ from nrp_common.errors import AccessRefused, BusUnavailable
 from nrp_common.topics import Topics
 from nrp_simserver.simulation_credentials import SimulationCredentials
 from tests.brokers import embedded_broker
+from tests.nrpcoresim import install
 from tests.secured_broker import TABLE, Client, LabBroker, PlainBroker, SecuredBroker, lab_broker
 from tests.secured_product import SecuredProduct
 from tests.waiting import wait_until
@@ -532,6 +533,42 @@ def test_what_mqtt_nodes_publish_where_they_may_not_is_in_the_simulations_log(pr
     simulation_id = product.started(experiment)
     wait_until(lambda: "publish on elsewhere/said" in product.own_log(simulation_id))
     product.client.set_state(simulation_id, "stopped")
+
+
+NRPCORESIM_CONFIGURATION = {
+    "SimulationName": "original",
+    "EngineConfigs": [
+        {"EngineName": "engine", "EngineType": "gazebo_grpc", "EngineTimestep": 0.01},
+        {"EngineName": "transfer", "EngineType": "datatransfer_grpc_engine", "EngineTimestep": 0.01},
+    ],
+}
+
+
+def test_what_the_original_nrp_core_streams_arrives_although_it_knows_no_password(
+    secured: SecuredBroker, tmp_path: Path
+) -> None:
+    program = install(tmp_path)
+    topics = Topics(secured.prefix)
+    with (
+        SecuredProduct(
+            secured,
+            tmp_path / "product",
+            simulation_credentials="required",
+            core="nrpcoresim",
+            nrpcoresim=program,
+        ) as product,
+        Client(secured.address("frontend")) as frontend,
+    ):
+        assert frontend.may_subscribe("#")
+        experiment = product.experiment(
+            "original", "nrp.run_loop(); nrp.run_loop()", configuration=NRPCORESIM_CONFIGURATION
+        )
+        simulation_id = product.started(experiment)
+        data = topics.simulation(simulation_id, "data/words")
+        wait_until(lambda: len([topic for topic, _ in frontend.heard if topic == data]) == 2)
+        assert product.client.set_state(simulation_id, "stopped") == "stopped"
+        welcome = topics.simulation(simulation_id, "welcome")
+        wait_until(lambda: (welcome, b"Bye! NRP-core is disconnecting!") in frontend.heard)
 
 
 # -- what is left over -----------------------------------------------------------------------------------------------
