@@ -13,7 +13,9 @@ from urllib.parse import quote
 import psutil
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
+from typer.testing import CliRunner
 
+from nrp_cli.main import app
 from nrp_common.access import CONTROL
 from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.errors import AccessRefused, BusUnavailable
@@ -317,6 +319,69 @@ def test_a_service_says_what_it_is_not_allowed(secured: SecuredBroker, caplog: p
     assert caplog.text.count(f"does not let user '{user}' publish on elsewhere/here (Not authorized)") == 1
     assert f"does not let user '{user}' subscribe to elsewhere/# (Not authorized)" in caplog.text
     assert "/command" not in caplog.text
+
+
+# -- what nrp doctor says ---------------------------------------------------------------------------------------------
+
+
+def doctor(settings: dict[str, object], websocket: int | None = None) -> list[dict[str, str]]:
+    """What it finds of the broker."""
+    environment = {f"NRP_{name.upper()}": "" if value is None else str(value) for name, value in settings.items()}
+    arguments = [] if websocket is None else ["--websocket", f"wss://localhost:{websocket}"]
+    done = CliRunner().invoke(app, ["doctor", "--json", "--url", "http://127.0.0.1:1", *arguments], env=environment)
+    report = json.loads(done.stdout)
+    return [each for each in report["findings"] if each["area"] == "Broker"]
+
+
+def test_the_doctor_has_rights_of_its_own(secured: SecuredBroker) -> None:
+    found = {each["name"]: each["verdict"] for each in doctor(secured.settings("doctor"), secured.websocket)}
+    assert found == {
+        "MQTT 5": "ok", "MQTT 3.1.1": "ok", "WebSocket": "ok", "round trip": "ok", "retained messages": "ok",
+    }  # fmt: skip
+
+
+def test_the_doctor_asks_launchers(product: SecuredProduct) -> None:
+    environment = {f"NRP_{name.upper()}": str(value) for name, value in product.broker.settings("doctor").items()}
+    done = CliRunner().invoke(app, ["doctor", "--json", "--url", product.url], env=environment)
+    launchers = [each for each in json.loads(done.stdout)["findings"] if each["area"] == "Launchers"]
+    assert any(each["name"] == "launcher one" and each["verdict"] == "ok" for each in launchers), launchers
+
+
+@pytest.mark.parametrize("account", ["gateway", "launcher"])
+def test_the_doctor_sees_that_a_service_has_its_rights(secured: SecuredBroker, account: str) -> None:
+    (rights,) = [each for each in doctor(secured.settings(account), secured.websocket) if each["name"] == "rights"]
+    assert rights["verdict"] == "warning"
+    assert f"all that a {account} needs" in rights["message"]
+    assert "nrp_doctor" in rights["advice"]
+
+
+def test_the_doctor_sees_that_a_service_lacks_rights(secured: SecuredBroker) -> None:
+    settings = secured.settings("gateway") | {"mqtt_prefix": "elsewhere"}
+    (rights,) = [each for each in doctor(settings, secured.websocket) if each["name"] == "rights"]
+    assert rights["verdict"] == "problem"
+    assert "elsewhere/nrp_launcher/+/presence" in rights["message"]
+    assert "NRP_MQTT_PREFIX" in rights["advice"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says", "advises"),
+    [
+        ({"mqtt_tls": False, "mqtt_ca_file": None}, "may want TLS", "NRP_MQTT_TLS=true"),
+        ({"mqtt_ca_file": None}, "nobody that is trusted", "NRP_MQTT_CA_FILE"),
+        ({"mqtt_broker_address": "127.0.0.1"}, "not for '127.0.0.1'", "broker-access renew"),
+        ({"mqtt_password_file": None, "mqtt_password": "wrong"}, "Not authorized", "NRP_MQTT_PASSWORD_FILE"),
+    ],
+    ids=["no TLS", "no authority", "other host", "wrong password"],
+)
+def test_the_doctor_says_what_keeps_a_service_out(
+    secured: SecuredBroker, wrong: dict[str, object], says: str, advises: str
+) -> None:
+    if "mqtt_broker_address" in wrong:
+        wrong = {"mqtt_broker_address": f"127.0.0.1:{secured.port}"}
+    (found,) = doctor(secured.settings("doctor") | wrong)
+    assert found["verdict"] == "problem"
+    assert says in found["message"]
+    assert advises in found["advice"]
 
 
 # -- the whole product -----------------------------------------------------------------------------------------------

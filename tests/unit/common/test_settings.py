@@ -151,3 +151,12 @@ def test_a_secret_that_is_given_twice_is_refused_without_being_shown(monkeypatch
         CommonSettings.load()
     assert "k3y" not in str(error.value)
     assert "other" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "nonsense"])
+def test_a_file_without_authorities_is_refused_and_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "ca.crt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match=rf"NRP_MQTT_CA_FILE: {file}"):
+        CommonSettings.load(mqtt_tls=True, mqtt_ca_file=file)

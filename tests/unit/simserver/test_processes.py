@@ -162,3 +162,37 @@ def test_what_cannot_be_ended_is_said_and_waited_for_no_longer(caplog: pytest.Lo
     gone.wait()
     assert not processes.end_all(lambda: {gone.pid}, timeout=0.1)
     assert str(gone.pid) in caplog.text
+
+
+PRIVATE = """
+import os, sys, time
+from pathlib import Path
+from nrp_simserver import processes
+
+read, write = os.pipe()
+looked_at = os.fork()
+if looked_at == 0:
+    os.setuid(65534)
+    processes._prctl(processes._PR_SET_DUMPABLE, 1)  # which the change of user took away
+    if sys.argv[1] == "private":
+        processes.be_private()
+        assert os.listdir("/proc/self/fd")  # it sees itself
+    os.write(write, b"x")
+    time.sleep(30)
+os.read(read, 1)
+os.setuid(65534)
+try:
+    Path(f"/proc/{looked_at}/environ").read_bytes()
+    print("readable")
+except PermissionError:
+    print("not readable")
+os.kill(looked_at, 9)
+os.waitpid(looked_at, 0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("kind", "outcome"), [("private", "not readable"), ("usual", "readable")])
+def test_what_is_private_is_not_read_by_others_of_the_same_user(kind: str, outcome: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", PRIVATE, kind], capture_output=True, text=True, timeout=30)
+    assert ended.stdout.strip() == outcome, ended.stderr

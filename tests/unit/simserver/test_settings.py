@@ -102,3 +102,37 @@ def test_folders_are_absolute_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_pat
     folders = [settings.simulations_directory, settings.spool_directory, settings.clone_cache_directory]
     assert {folder.parent for folder in folders} == {tmp_path / "data"}
     assert len(set(folders)) == 3
+
+
+@pytest.mark.parametrize(
+    "filters", ["#", "+/x", "$SYS/#", "/x", "nrp_simulation/#", "lab/nrp_simulation/#", "robot//x"]
+)
+def test_simulations_get_no_topics_that_are_not_theirs_to_have(filters: str) -> None:
+    with pytest.raises(SettingsError, match="NRP_SIMULATION_TOPICS"):
+        LauncherSettings.load(simulation_topics=f"robot/#, {filters}")
+
+
+def test_simulations_get_the_topics_that_are_listed() -> None:
+    assert LauncherSettings.load(simulation_topics=" robot/#, camera/+/frame ").further_topics == (
+        "robot/#",
+        "camera/+/frame",
+    )
+
+
+def test_credentials_for_simulations_need_some_of_the_launchers() -> None:
+    with pytest.raises(SettingsError, match="NRP_MQTT_USERNAME"):
+        LauncherSettings.load(simulation_credentials="required")
+
+
+@pytest.mark.parametrize(
+    ("policy", "username", "are_kept"),
+    [("auto", None, False), ("auto", "nrp", True), ("none", "nrp", False), ("required", "nrp", True)],
+)
+def test_spawners_are_told_the_launchers_credentials_only_where_simulations_use_them(
+    policy: str, username: str | None, are_kept: bool
+) -> None:
+    settings = LauncherSettings.load(
+        simulation_credentials=policy, mqtt_username=username, mqtt_password="s3cret" if username else None
+    )
+    assert settings.keeps_credentials is are_kept
+    assert ("s3cret" in settings.bus_access_of_servers.model_dump_json()) is (username is not None and not are_kept)

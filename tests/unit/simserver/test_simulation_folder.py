@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import Launch, LifecycleMessage
-from nrp_simserver.simulation_folder import Journal, SimulationFolder, remove_folder
+from nrp_simserver.simulation_folder import Credentials, Journal, SimulationFolder, remove_folder
 from nrp_simserver.simulation_record import SimulationRecord, read_snapshot, write_snapshot
 
 LAUNCH = Launch(
@@ -118,3 +119,15 @@ assert not folder.exists(), list(folder.rglob("*"))
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_credentials_are_taken_once_and_read_by_nobody_else(folder: SimulationFolder) -> None:
+    credentials = Credentials(username="user", password="s3cret")
+    folder.write_credentials(Credentials(username="earlier", password="earlier"))
+    folder.write_credentials(credentials)
+    (file,) = [each for each in folder.path.iterdir() if "credentials" in each.name]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "s3cret" not in repr(credentials)
+    assert folder.take_credentials() == credentials
+    with pytest.raises(FileNotFoundError):
+        folder.take_credentials()
