@@ -1,4 +1,4 @@
-"""Write the generated references: REST (OpenAPI), MQTT (AsyncAPI) and settings, from the code that they describe.
+"""Write the generated references: REST (OpenAPI), MQTT (AsyncAPI), settings, access; from the code they describe.
 
 python docs/generate.py           write them
 python docs/generate.py --check   exit with 1 when one is not what the code says
@@ -13,8 +13,16 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from nrp_common.access import (
+    doctor_rights,
+    frontend_rights,
+    gateway_rights,
+    launcher_rights,
+    simulation_rights,
+)
 from nrp_common.asyncapi import CHANNELS, asyncapi_document
 from nrp_common.settings import IN_A_FILE, CommonSettings, is_secret
+from nrp_common.topics import Topics
 from nrp_gateway.app import openapi_document
 from nrp_gateway.settings import GatewaySettings
 from nrp_simserver.settings import CoreSettings, LauncherSettings
@@ -30,6 +38,7 @@ def generated() -> dict[str, str]:
         "rest.md": _rest_page(),
         "mqtt.md": _mqtt_page(),
         "settings.md": _settings_page(),
+        "access.md": _access_page(),
     }
 
 
@@ -89,6 +98,35 @@ def _type(schema: dict) -> str:
     if schema.get("type") == "array":
         return f"array of {_type(schema['items'])}"
     return schema.get("type", "any")
+
+
+def _access_page() -> str:
+    topics, further = Topics(), ("NRP_SIMULATION_TOPICS",)
+    lines = [
+        "# Access",
+        "",
+        "Generated from the code: who may do what on a broker that `nrp broker-access` set up; [security](../security.md)",
+        "tells the rest. Whatever is not here is refused. All topics carry the installation's prefix, if it has one, but",
+        "those with `$`, and those that a launcher allows its simulations with `NRP_SIMULATION_TOPICS`.",
+        "",
+        "| user | may publish on | may subscribe to, and gets |",
+        "|---|---|---|",
+    ]
+    for name, rights in (
+        ("`nrp_gateway`", gateway_rights(topics)),
+        ("`nrp_launcher`", launcher_rights(topics)),
+        ("`nrp_frontend`", frontend_rights(topics)),
+        ("`nrp_doctor`", doctor_rights(topics)),
+        ("a simulation", simulation_rights(topics, "<id>", "<incarnation>", further)),
+    ):
+        publishes = ", ".join(f"`{each}`" for each in rights.publishes) or "nothing"
+        if rights.may_not_publish:
+            publishes += " without " + ", ".join(f"`{each}`" for each in rights.may_not_publish)
+        reads = ", ".join(f"`{each}`" for each in rights.reads)
+        if rights.may_ask_for_everything:
+            reads += "; a subscription to `#` is taken, and brings the same"
+        lines.append(f"| {name} | {publishes} | {reads} |")
+    return "\n".join(lines) + "\n"
 
 
 def _settings_page() -> str:
