@@ -105,8 +105,8 @@ def _access_page() -> str:
     lines = [
         "# Access",
         "",
-        "Generated from the code: who may do what on a broker that `nrp broker-access` set up; [security](../security.md)",
-        "tells the rest. Whatever is not here is refused. All topics carry the installation's prefix, if it has one, but",
+        "Generated from the code: who may do what on a broker that `nrp broker-access` set up. More about it is in",
+        "[security](../security.md). Whatever is not here is refused. All topics carry the installation's prefix, but",
         "those with `$`, and those that a launcher allows its simulations with `NRP_SIMULATION_TOPICS`.",
         "",
         "| user | may publish on | may subscribe to, and gets |",

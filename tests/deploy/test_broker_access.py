@@ -321,7 +321,7 @@ def test_a_service_says_what_it_is_not_allowed(secured: SecuredBroker, caplog: p
     assert "/command" not in caplog.text
 
 
-# -- what nrp doctor says ---------------------------------------------------------------------------------------------
+# -- what nrp doctor says --------------------------------------------------------------------------------------------
 
 
 def doctor(settings: dict[str, object], websocket: int | None = None) -> list[dict[str, str]]:
@@ -600,42 +600,6 @@ def test_what_mqtt_nodes_publish_where_they_may_not_is_in_the_simulations_log(pr
     product.client.set_state(simulation_id, "stopped")
 
 
-NRPCORESIM_CONFIGURATION = {
-    "SimulationName": "original",
-    "EngineConfigs": [
-        {"EngineName": "engine", "EngineType": "gazebo_grpc", "EngineTimestep": 0.01},
-        {"EngineName": "transfer", "EngineType": "datatransfer_grpc_engine", "EngineTimestep": 0.01},
-    ],
-}
-
-
-def test_what_the_original_nrp_core_streams_arrives_although_it_knows_no_password(
-    secured: SecuredBroker, tmp_path: Path
-) -> None:
-    program = install(tmp_path)
-    topics = Topics(secured.prefix)
-    with (
-        SecuredProduct(
-            secured,
-            tmp_path / "product",
-            simulation_credentials="required",
-            core="nrpcoresim",
-            nrpcoresim=program,
-        ) as product,
-        Client(secured.address("frontend")) as frontend,
-    ):
-        assert frontend.may_subscribe("#")
-        experiment = product.experiment(
-            "original", "nrp.run_loop(); nrp.run_loop()", configuration=NRPCORESIM_CONFIGURATION
-        )
-        simulation_id = product.started(experiment)
-        data = topics.simulation(simulation_id, "data/words")
-        wait_until(lambda: len([topic for topic, _ in frontend.heard if topic == data]) == 2)
-        assert product.client.set_state(simulation_id, "stopped") == "stopped"
-        welcome = topics.simulation(simulation_id, "welcome")
-        wait_until(lambda: (welcome, b"Bye! NRP-core is disconnecting!") in frontend.heard)
-
-
 # -- what is left over -----------------------------------------------------------------------------------------------
 
 
@@ -723,11 +687,11 @@ def test_where_credentials_are_required_and_the_broker_keeps_none_a_launch_fails
         assert "keeps no credentials of simulations" in launched["error"]
 
 
-# -- a broker that dies ----------------------------------------------------------------------------------------------
+# -- a broker of the test's own --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[LabBroker]:
+def own_broker(tmp_path: Path) -> Iterator[LabBroker]:
     """A broker of the test's own."""
     broker = LabBroker(tmp_path)
     broker.start()
@@ -735,23 +699,58 @@ def mortal(tmp_path: Path) -> Iterator[LabBroker]:
     broker.stop()
 
 
-def test_credentials_survive_a_killed_broker_and_those_of_what_ended_meanwhile_are_removed(
-    mortal: LabBroker, tmp_path: Path
+NRPCORESIM_CONFIGURATION = {
+    "SimulationName": "original",
+    "EngineConfigs": [
+        {"EngineName": "engine", "EngineType": "gazebo_grpc", "EngineTimestep": 0.01},
+        {"EngineName": "transfer", "EngineType": "datatransfer_grpc_engine", "EngineTimestep": 0.01},
+    ],
+}
+
+
+def test_what_the_original_nrp_core_streams_arrives_although_it_knows_no_password(
+    own_broker: LabBroker, tmp_path: Path
 ) -> None:
-    with SecuredProduct(mortal.secured, tmp_path / "product", simulation_credentials="required") as product:
+    secured, topics, program = own_broker.secured, Topics(), install(tmp_path)
+    with (
+        SecuredProduct(
+            secured,
+            tmp_path / "product",
+            simulation_credentials="required",
+            core="nrpcoresim",
+            nrpcoresim=program,
+        ) as product,
+        Client(secured.address("frontend")) as frontend,
+    ):
+        assert frontend.may_subscribe("#")
+        experiment = product.experiment(
+            "original", "nrp.run_loop(); nrp.run_loop()", configuration=NRPCORESIM_CONFIGURATION
+        )
+        simulation_id = product.started(experiment)
+        data = topics.simulation(simulation_id, "data/words")
+        wait_until(lambda: len([topic for topic, _ in frontend.heard if topic == data]) == 2)
+        assert product.client.set_state(simulation_id, "stopped") == "stopped"
+        welcome = topics.simulation(simulation_id, "welcome")
+        wait_until(lambda: (welcome, b"Bye! NRP-core is disconnecting!") in frontend.heard)
+
+
+def test_credentials_survive_a_killed_broker_and_those_of_what_ended_meanwhile_are_removed(
+    own_broker: LabBroker, tmp_path: Path
+) -> None:
+    with SecuredProduct(own_broker.secured, tmp_path / "product", simulation_credentials="required") as product:
         product.experiment("counting")
         runs_on, ends = product.started("counting"), product.launched("counting")
-        mortal.kill()
+        own_broker.kill()
         server_of_the_latter = _server(product, ends)
         server_of_the_latter.kill()
-        mortal.start()
+        own_broker.start()
         product.await_ready()
         wait_until(lambda: product.client.simulation(ends)["state"] == "failed", 20)
-        wait_until(lambda: len(mortal.secured.simulations) == 1, 20)
+        wait_until(lambda: len(own_broker.secured.simulations) == 1, 20)
         steps = product.client.simulation(runs_on)["simulationTime"]
         wait_until(lambda: product.client.simulation(runs_on)["simulationTime"] > steps, 20)
         assert product.client.set_state(runs_on, "stopped") == "stopped"
-        wait_until(lambda: not mortal.secured.simulations)
+        wait_until(lambda: not own_broker.secured.simulations)
 
 
 def _server(product: SecuredProduct, simulation_id: int) -> psutil.Process:
