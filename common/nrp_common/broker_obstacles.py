@@ -49,8 +49,6 @@ def obstacle_of(error: BaseException | None, host: str, *, tls: bool) -> str:
             return f"TLS with it fails: {error.reason or error}"
         case socket.gaierror():
             return f"there is no host '{host}' ({error.strerror})"
-        case OSError(strerror=str(text)):
-            return text
         case None:
             return "no connection"
     return str(error) or type(error).__name__

@@ -150,7 +150,8 @@ def _greet(client: mqtt.Client, host: str, port: int, *, tls: bool) -> Greeting:
     try:
         client.connect(host, port)
     except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
-        raise BusUnavailable(obstacle_of(error, host, tls=tls)) from error
+        number = f"[Errno {getattr(error, 'errno', None)}] "
+        raise BusUnavailable(obstacle_of(error, host, tls=tls).removeprefix(number)) from error
     client.loop_start()
     try:
         if not answered.wait(TIMEOUT_S):
