@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from benchmarks.broker_access import measure_broker_access
 from benchmarks.commands import measure_commands, measure_reads
 from benchmarks.core_steps import measure_core
 from benchmarks.data_transfer import measure_recording, measure_streaming
@@ -43,6 +44,7 @@ def main() -> None:
         *measure_robot(),
         *measure_recording(),
         *measure_observation(),
+        *measure_broker_access(repeats),
     ]
     for broker in brokers:
         with stack_under_test(broker, capacity=max(FLEETS)) as (client, witness, stack):

@@ -64,7 +64,7 @@ VARIANTS = (
 
 def measure_broker_access(repeats: int = REPEATS) -> list[Figure]:
     """Launches one after the other, the variants in turn; all of them run all the time."""
-    if find_mosquitto() is None:
+    if find_mosquitto() is None or _plugin() is None:
         return []
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="nrp_benchmark_")))
@@ -144,17 +144,20 @@ def _secured(access: AccessFolder, folder: Path, port: int) -> str:
     for _ in access.keep_accounts(Topics(), update_rights=False):
         pass
     (folder / "data").mkdir()
-    plugin = next(DEBIANS_PLUGINS.glob("*/mosquitto_dynamic_security.so"))
     text = CONFIGURATION.read_text()
     for here, there in (
         ("listener 8883", f"listener {port} localhost"),
         ("listener 9001", f"listener {_free_port()} localhost"),
-        ("/usr/lib/mosquitto_dynamic_security.so", str(plugin)),
+        ("/usr/lib/mosquitto_dynamic_security.so", str(_plugin())),
         ("/mosquitto/access/", f"{access.broker}/"),
         ("/mosquitto/data/", f"{folder / 'data'}/"),
     ):
         text = text.replace(here, there)
     return f"{text}user root\n"
+
+
+def _plugin() -> Path | None:
+    return next(DEBIANS_PLUGINS.glob("*/mosquitto_dynamic_security.so"), None)
 
 
 @contextmanager

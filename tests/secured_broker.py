@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -26,9 +27,6 @@ from tests.mosquitto import MOSQUITTO
 from tests.waiting import wait_until
 
 CONFIGURATION = Path(__file__).parent.parent / "deploy" / "broker" / "mosquitto.conf"
-
-TABLE = "table"
-"""The name of a launcher whose simulations are only there for others to be compared with."""
 
 PLUGIN = "/usr/lib/mosquitto_dynamic_security.so"
 
@@ -86,18 +84,18 @@ class SecuredBroker:
 
     @property
     def simulations(self) -> set[str]:
-        """The user names of simulations that the broker lets in, without those of the table's launcher."""
+        """The user names of simulations that the broker lets in."""
         return self._of_simulations("clients", "listClients")
 
     @property
     def roles(self) -> set[str]:
-        """The roles of simulations, likewise."""
+        """The roles of simulations."""
         return self._of_simulations("roles", "listRoles")
 
     def _of_simulations(self, kind: str, command: str) -> set[str]:
         with Client(self.address("launcher")) as admin:
             listed = admin.order(command)[kind]
-        return {each for each in listed if each.startswith("nrp-simulation:") and f":{TABLE}:" not in each}
+        return {each for each in listed if each.startswith("nrp-simulation:")}
 
 
 @dataclass(frozen=True)
@@ -247,6 +245,11 @@ class LabBroker:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def hang_up(self) -> None:
+        """Have it read its certificates again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +25,7 @@ from nrp_common.topics import Topics
 from nrp_simserver.simulation_credentials import SimulationCredentials
 from tests.brokers import embedded_broker
 from tests.nrpcoresim import install
-from tests.secured_broker import TABLE, Client, LabBroker, PlainBroker, SecuredBroker, lab_broker
+from tests.secured_broker import Client, LabBroker, PlainBroker, SecuredBroker, lab_broker
 from tests.secured_product import SecuredProduct
 from tests.waiting import wait_until
 
@@ -47,7 +49,7 @@ def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def clients(secured: SecuredBroker) -> Iterator[dict[str, Client]]:
     """A client of each kind; the simulation is number 7."""
     topics = Topics(secured.prefix)
-    credentials = SimulationCredentials(secured.address("launcher"), topics, TABLE, "required", FURTHER)
+    credentials = SimulationCredentials(secured.address("launcher"), topics, "table", "required", FURTHER)
     credentials.start()
     granted = credentials.grant(7, INCARNATION)
     with ExitStack() as connected:
@@ -384,14 +386,41 @@ def test_the_doctor_says_what_keeps_a_service_out(
     assert advises in found["advice"]
 
 
+def test_a_renewed_certificate_is_taken_at_a_sighup_and_nobody_loses_the_connection(own_broker: LabBroker) -> None:
+    secured = own_broker.secured
+    with Client(secured.address("gateway")) as client:
+        before = certificate_of(secured)
+        assert CliRunner().invoke(app, ["broker-access", "renew", str(secured.access)]).exit_code == 0
+        own_broker.hang_up()
+        wait_until(lambda: certificate_of(secured) != before)
+        assert client.may_publish(Topics().command(7))
+        with Client(secured.address("gateway")) as another:
+            assert another.is_connected
+
+
+def certificate_of(secured: SecuredBroker) -> bytes:
+    """The certificate that a broker shows, checked as clients check it."""
+    context = ssl.create_default_context(cafile=secured.stranger.ca_file)
+    with (
+        socket.create_connection(("localhost", secured.port), 5) as connection,
+        context.wrap_socket(connection, server_hostname="localhost") as spoken,
+    ):
+        certificate = spoken.getpeercert(binary_form=True)
+    assert certificate is not None
+    return certificate
+
+
 # -- the whole product -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def product(secured: SecuredBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredProduct]:
-    """Gateway and launcher, whose simulations have credentials of their own."""
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredProduct]:
+    """Gateway and launcher on a broker of their own; simulations have credentials of their own."""
     folder = tmp_path_factory.mktemp("product")
-    with SecuredProduct(secured, folder, simulation_credentials="required", simulation_topics="robot/#") as running:
+    with (
+        lab_broker(folder, "lab/a") as broker,
+        SecuredProduct(broker, folder, simulation_credentials="required", simulation_topics="robot/#") as running,
+    ):
         running.experiment("counting")
         yield running
 

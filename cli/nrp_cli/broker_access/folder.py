@@ -133,11 +133,7 @@ class AccessFolder:
         )
         if not named:
             raise SettingsError("For which host is the certificate to be? Say so with --host")
-        owner = self.certificate.stat() if self.certificate.exists() else None
         self._make_certificate(named)
-        if owner is not None and os.geteuid() == 0:
-            for each in (self.certificate, self.key):
-                os.chown(each, owner.st_uid, owner.st_gid)
         yield f"made {self.certificate} and {self.key} anew, for {', '.join(named)}{self._validity(self.certificate)}"
 
     def _make_certificate(self, hosts: Sequence[str]) -> None:
