@@ -84,12 +84,7 @@ def ask_version(broker: BrokerAddress) -> str:
     client.on_connect = lambda client, *_: client.subscribe("$SYS/broker/version")
     client.on_disconnect = lambda *_: answered.set()
     client.on_message = take
-    with suppress(OSError, ValueError):
-        client.connect(broker.host, broker.port)
-        client.loop_start()
-        answered.wait(VERSION_S)
-        client.disconnect()
-        client.loop_stop()
+    _ask(client, broker, answered, VERSION_S)
     return said[-1]
 
 
@@ -104,14 +99,18 @@ def refused_filters(broker: BrokerAddress, filters: Sequence[str]) -> list[str]:
     client = _client(broker, is_mqtt5=True, transport="tcp")
     client.on_connect = lambda client, *_: client.subscribe([(each, 0) for each in filters])
     client.on_subscribe = take
-    client.on_message = lambda *_: None
+    _ask(client, broker, answered, TIMEOUT_S)
+    return refused
+
+
+def _ask(client: mqtt.Client, broker: BrokerAddress, answered: threading.Event, patience_s: float) -> None:
+    """Connect, wait for the answer, and leave again."""
     with suppress(OSError, ValueError):
         client.connect(broker.host, broker.port)
         client.loop_start()
-        answered.wait(TIMEOUT_S)
+        answered.wait(patience_s)
         client.disconnect()
         client.loop_stop()
-    return refused
 
 
 def _client(broker: BrokerAddress, *, is_mqtt5: bool, transport: str, tls: bool | None = None) -> mqtt.Client:
