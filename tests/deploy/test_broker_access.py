@@ -130,6 +130,7 @@ frontend    subscribe  nrp_doctor/#                          no
 frontend    subscribe  robot/arm                             no
 frontend    subscribe  {CONTROL}/response                    no
 frontend    subscribe  $SYS/#                                no
+frontend    subscribe  $share/x/nrp_launcher/one/launch      no
 frontend    publish    nrp_simulation/7/status               no
 frontend    publish    nrp_simulation/7/command              no
 frontend    publish    nrp_server/{INCARNATION}/presence     no
@@ -192,6 +193,8 @@ simulation  subscribe  nrp_gateway/+/reply                   no
 simulation  subscribe  nrp_launcher/+/launch                 no
 simulation  subscribe  {CONTROL}/response                    no
 simulation  subscribe  $SYS/#                                no
+simulation  subscribe  $share/x/nrp_simulation/8/command     no
+simulation  subscribe  $share/x/#                            no
 simulation  subscribe  #                                     no
 """
 
@@ -204,8 +207,9 @@ MATRIX = [tuple(line.split()) for line in LINES.splitlines() if line]
 def test_the_table(
     clients: dict[str, Client], secured: SecuredBroker, who: str, what: str, topic: str, is_allowed: str
 ) -> None:
-    if topic.startswith("nrp_"):
-        topic = Topics(secured.prefix)._name(topic)
+    shared, ours, rest = topic.partition("nrp_")
+    if ours and shared in ("", "$share/x/"):
+        topic = shared + Topics(secured.prefix)._name(ours + rest)
     client = clients[who]
     done = client.may_publish(topic, b"{}") if what == "publish" else client.may_subscribe(topic)
     assert done is (is_allowed == "yes")
