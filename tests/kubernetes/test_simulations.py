@@ -182,7 +182,8 @@ def test_stop_of_a_simulation_that_waits_needs_no_cluster(launcher: ClusterLaunc
 
 
 def test_server_that_ends_itself_is_told_with_its_exit_code(launcher: ClusterLauncher) -> None:
-    simulation = launcher.started("import os\nnrp.run_loop()\nos._exit(7)\n")
+    simulation = launcher.paused("import os\nnrp.run_loop()\nos._exit(7)\n")
+    simulation.command("started")  # which it may not live to answer
     final = simulation.await_final()
     assert final["event"] == "failed"
     assert "ended with exit code 7" in final["reason"]
