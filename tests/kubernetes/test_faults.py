@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -278,6 +280,18 @@ def test_launcher_that_cannot_work_says_why(
     cluster_launcher.start(**{variable: value})
     assert cluster_launcher.process.wait(20) == 2
     assert complaint in cluster_launcher.log
+
+
+def test_launcher_without_the_extra_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['kubernetes'] = None\n"
+        "from nrp_simserver.placements import placement_of\n"
+        "from nrp_simserver.settings import LauncherSettings\n"
+        "placement_of(LauncherSettings(placement='kubernetes'), *[None] * 5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "SettingsError" in done.stderr
+    assert "pip install 'nrp-backend[kubernetes]'" in done.stderr
 
 
 def test_template_without_an_image_is_for_launchers_in_a_pod(cluster_launcher: ClusterLauncher) -> None:

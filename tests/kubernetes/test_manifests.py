@@ -228,7 +228,8 @@ def test_all_services_are_probed(manifests: Manifests) -> None:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             target = container[probe].get("httpGet") or container[probe].get("tcpSocket")
             assert target is None or target["port"] in named, name
-    assert _container(manifests, GATEWAY)["readinessProbe"]["httpGet"]["path"] == "/ready"
+    for name in (GATEWAY, LAUNCHER):
+        assert _container(manifests, name)["readinessProbe"]["httpGet"]["path"] == "/ready"
     assert _container(manifests, GATEWAY)["livenessProbe"]["httpGet"]["path"] == "/health"
 
 

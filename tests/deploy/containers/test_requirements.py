@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[3]
 REQUIREMENTS = ROOT / "deploy" / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAMES = ("build", "gateway", "launcher", "launcher-demo", "launcher-kubernetes")
 ONLY_WITHOUT_CONTAINERS = {"iotcore"}
 """The broker of `nrp up`."""
 
@@ -38,18 +39,19 @@ def test_everything_that_the_services_need_is_in_one_of_the_images() -> None:
     assert needed - (locked("gateway").keys() | locked("launcher").keys()) == set()
     simulators = required("mujoco", "nest", "gym").keys()
     assert simulators - locked("launcher-demo").keys() == set()
+    assert required("kubernetes").keys() - locked("launcher-kubernetes").keys() == set()
 
 
-@pytest.mark.parametrize("name", ["build", "gateway", "launcher", "launcher-demo"])
+@pytest.mark.parametrize("name", NAMES)
 def test_locked_versions_are_those_that_the_project_allows(name: str) -> None:
-    allowed = required() | required("postgresql", "mujoco", "nest", "gym")
+    allowed = required() | required("postgresql", "mujoco", "nest", "gym", "kubernetes")
     for package, version in locked(name).items():
         assert package not in allowed or version in allowed[package].specifier, package
 
 
 def test_images_agree_on_versions() -> None:
     agreed: dict[str, str] = {}
-    for name in ("build", "gateway", "launcher", "launcher-demo"):
+    for name in NAMES:
         for package, version in locked(name).items():
             assert agreed.setdefault(package, version) == version, package
 
