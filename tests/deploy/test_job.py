@@ -102,7 +102,7 @@ def end_of(simulation: RunningSimulation) -> ServerEnd:
 def test_it_runs_its_simulation_and_leaves_only_how_it_ended(jobs: Jobs) -> None:
     simulation, order, process = jobs.started(DAEMON)
     assert not order.exists()
-    assert len(processes.marked({simulation.setup.incarnation})) == 2
+    wait_until(lambda: len(processes.marked({simulation.setup.incarnation})) == 2)
     assert simulation.command("stopped").error is None
     assert process.wait(20) == 0
     end = end_of(simulation)
