@@ -46,6 +46,13 @@ def test_everything_is_published_on_this_machine_only(installation: Installation
     assert set(bindings) == {"127.0.0.1"}
 
 
+def test_what_services_keep_is_in_volumes_that_have_names(installation: Installation) -> None:
+    for container in installation.containers():
+        kept = [mount["Name"] for mount in installation.inspect(container)["Mounts"] if mount["Type"] == "volume"]
+        assert kept, container
+        assert [name for name in kept if not name.startswith(f"{installation.project}_")] == []
+
+
 def test_no_service_has_more_rights_than_it_needs(installation: Installation) -> None:
     for container in installation.containers():
         described = installation.inspect(container)
