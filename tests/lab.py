@@ -22,8 +22,8 @@ import psutil
 import requests
 
 from nrp_simserver import processes
+from tests import mosquitto
 from tests.history import FINAL, Client, History
-from tests.mosquitto import CONFIGURATION as BROKER_CONFIGURATION
 from tests.mosquitto import Mosquitto
 from tests.simulation_servers import CONFIGURATION, ENGINE, Wire
 from tests.storage_server import StorageServer
@@ -34,11 +34,6 @@ SECRET = "the installation's secret"
 
 PACED = "import time\nwhile True:\n    nrp.run_loop()\n    time.sleep(0.01)\n"
 """A main script as a hundred would run side by side on two cores."""
-
-REMEMBERING_BROKER = BROKER_CONFIGURATION.replace(
-    "persistence false",
-    "persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true",
-)
 
 
 class Service:
@@ -106,10 +101,7 @@ class Lab:
         self._folder = folder
         broker_folder = folder / "broker"
         broker_folder.mkdir(parents=True)
-        configuration = (
-            REMEMBERING_BROKER.replace("{folder}", str(broker_folder)) if remembering else BROKER_CONFIGURATION
-        )
-        self.broker = Mosquitto(broker_folder, configuration)
+        self.broker = Mosquitto(broker_folder, mosquitto.REMEMBERING if remembering else mosquitto.CONFIGURATION)
         self.broker.start()
         storage_folder = folder / "storage"
         storage_folder.mkdir()

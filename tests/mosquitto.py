@@ -19,6 +19,12 @@ max_queued_messages 10000
 persistence false
 """
 
+REMEMBERING = CONFIGURATION.replace(
+    "persistence false",
+    "persistence true\npersistence_location {folder}/\nautosave_interval 1\nautosave_on_changes true",
+)
+"""What is retained is written down at once, and survives."""
+
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
 
@@ -27,7 +33,7 @@ class Mosquitto:
 
     Args:
         folder: for its files.
-        configuration: with `{port}` for the port that it gets.
+        configuration: with `{port}` for the port that it gets, and `{folder}`.
     """
 
     def __init__(self, folder: Path, configuration: str = CONFIGURATION) -> None:
@@ -35,7 +41,7 @@ class Mosquitto:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.address = BrokerAddress("127.0.0.1", free.getsockname()[1])
         self._configuration = folder / "mosquitto.conf"
-        self._configuration.write_text(configuration.format(port=self.address.port))
+        self._configuration.write_text(configuration.format(port=self.address.port, folder=folder))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
