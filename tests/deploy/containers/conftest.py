@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,8 +48,8 @@ def bring_up(
     """Makes installations, and takes down at the end what is left of them."""
     made: list[Installation] = []
 
-    def bring_up(settings: dict[str, str] | None = None, *, gateways: int = 1) -> Installation:
-        installation = Installation(engine, tmp_path_factory.mktemp("deploy"), images, settings, gateways=gateways)
+    def bring_up(settings: dict[str, str] | None = None, **options: Any) -> Installation:
+        installation = Installation(engine, tmp_path_factory.mktemp("deploy"), images, settings, **options)
         made.append(installation)
         return installation
 

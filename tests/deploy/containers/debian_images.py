@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -79,8 +80,13 @@ PYTHON = StandIn(
     links={"usr/local/bin/python": "/usr/bin/python3", "usr/local/bin/pip": "/usr/bin/pip3"},
 )
 
+_PLUGIN = "mosquitto_dynamic_security.so"
+
 MOSQUITTO = StandIn(
     ("mosquitto", "mosquitto-clients"),
+    links={
+        f"usr/lib/{_PLUGIN}": f"/usr/lib/{platform.machine()}-linux-gnu/{_PLUGIN}"
+    },  # where the official image has it
     folders={"mosquitto": 1883, "mosquitto/config": 1883, "mosquitto/data": 1883, "mosquitto/log": 1883},
     changes=('CMD ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]',),
 )

@@ -31,6 +31,7 @@ class Installation:
         images: by the variable that names each.
         settings: of the `.env` file, beyond what keeps it apart from others.
         gateways: for how many there are ports.
+        files: of deploy/, each on top of those before it.
 
     Attributes:
         urls: of the gateways.
@@ -46,8 +47,10 @@ class Installation:
         settings: Mapping[str, str] | None = None,
         *,
         gateways: int = 1,
+        files: tuple[str, ...] = ("docker-compose.yml",),
     ) -> None:
         self.engine = engine
+        self._files = files
         self.project = f"nrptest{uuid.uuid4().hex[:8]}"
         first, mqtt, websocket, prometheus = _free_ports(gateways, 1, 1, 1)
         self.urls = [f"http://127.0.0.1:{first + number}" for number in range(gateways)]
@@ -77,7 +80,9 @@ class Installation:
 
     def run_compose(self, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of Docker Compose; `text` is its standard input."""
-        named = ["--project-name", self.project, "--file", str(DEPLOY / "docker-compose.yml")]
+        named = ["--project-name", self.project]
+        for file in self._files:
+            named += ["--file", str(DEPLOY / file)]
         return subprocess.run(
             [*self.engine.compose, "--env-file", str(self._env_file), *named, *arguments],
             env=self.engine.environment,
@@ -132,7 +137,7 @@ class Installation:
 
     def _is_ready(self, container: str) -> bool:
         state = self.inspect(container)["State"]
-        if self.service_of(container) == "secrets":
+        if self.service_of(container) in ("secrets", "access"):
             return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
         return bool(state["Running"] and state.get("Health", {}).get("Status") == "healthy")
 
