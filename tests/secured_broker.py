@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,9 @@ from typing import Any, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
 from typer.testing import CliRunner
 
 from nrp_cli.main import app
@@ -275,6 +278,47 @@ def lab_broker(folder: Path, prefix: str = "") -> Iterator[SecuredBroker]:
         yield broker.secured
     finally:
         broker.stop()
+
+
+@contextmanager
+def broker_in_a_container(
+    folder: Path, image: str, environment: Mapping[str, str], prefix: str = ""
+) -> Iterator[SecuredBroker]:
+    """The same in a container, with the configuration as it is.
+
+    Args:
+        folder: for its files.
+        image: of Mosquitto.
+        environment: tells where the Docker engine is.
+        prefix: of the topics.
+    """
+    access, configuration = folder / "access", folder / "mosquitto.conf"
+    make_access(access, "--prefix", prefix, "--host", "localhost")
+    configuration.write_text(f"{CONFIGURATION.read_text()}user root\n")
+    testcontainers_config.ryuk_disabled = True  # an image that is not to be had everywhere; we clean up ourselves
+    engine = {"environment": environment}
+    with Network(engine) as network:  # an engine need not have one by itself
+        container = (
+            DockerContainer(image, engine, user="0:0", network=network)
+            .with_volume_mapping(str(configuration), "/mosquitto/config/mosquitto.conf")
+            .with_volume_mapping(str(access / "broker"), "/mosquitto/access", "rw")
+            .with_exposed_ports(8883, 9001)
+        )
+        with container:
+            port, websocket = (container.get_exposed_port(each) for each in (8883, 9001))
+            broker = SecuredBroker(access, port, websocket, prefix)
+            wait_until(lambda: _shakes_hands(broker.stranger), 60)  # the engine takes connections before the broker
+            yield broker
+
+
+def _shakes_hands(address: BrokerAddress) -> bool:
+    try:
+        context = ssl.create_default_context(cafile=address.ca_file)
+        with socket.create_connection((address.host, address.port), 5) as connection:
+            context.wrap_socket(connection, server_hostname=address.host).close()
+    except OSError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -25,7 +25,7 @@ from nrp_common.topics import Topics
 from nrp_simserver.simulation_credentials import SimulationCredentials
 from tests.brokers import embedded_broker
 from tests.nrpcoresim import install
-from tests.secured_broker import Client, LabBroker, PlainBroker, SecuredBroker, lab_broker
+from tests.secured_broker import Client, LabBroker, PlainBroker, SecuredBroker, broker_in_a_container, lab_broker
 from tests.secured_product import SecuredProduct
 from tests.waiting import wait_until
 
@@ -38,11 +38,17 @@ OTHER_INCARNATION = "fedcba9876543210fedcba9876543210"
 FURTHER = ("robot/#",)
 
 
-@pytest.fixture(scope="module", params=["", "lab/a"], ids=["no prefix", "a prefix"])
+@pytest.fixture(scope="module", params=["no prefix", "a prefix", "in a container"])
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
     """The broker under test."""
-    with lab_broker(tmp_path_factory.mktemp("secured"), request.param) as broker:
-        yield broker
+    folder = tmp_path_factory.mktemp("secured")
+    if request.param == "in a container":
+        image, engine = (request.getfixturevalue(each) for each in ("mosquitto_image", "engine"))
+        with broker_in_a_container(folder, image, engine.environment) as broker:
+            yield broker
+    else:
+        with lab_broker(folder, "lab/a" if request.param == "a prefix" else "") as broker:
+            yield broker
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.deploy.containers import debian_images
 from tests.deploy.containers.debian_images import NoImages
-from tests.deploy.containers.engine import Engine, NoEngine, docker_engine
+from tests.deploy.containers.engine import Engine
 from tests.deploy.containers.images import BUILD_TIMEOUT_S, Images, build_all
 from tests.deploy.containers.installation import Installation
 
@@ -23,20 +23,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """A Docker engine."""
-    try:
-        with docker_engine() as engine:
-            yield engine
-    except NoEngine as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="session")
-def images(engine: Engine) -> Images:
+def images(engine: Engine, mosquitto_image: str) -> Images:
     """The images of gateway and launcher, and the broker's, by the settings that name them."""
     try:
-        return build_all(engine)
+        return {"NRP_MOSQUITTO_IMAGE": mosquitto_image, **build_all(engine)}
     except NoImages as reason:
         pytest.skip(str(reason))
 

@@ -16,16 +16,15 @@ BUILD_TIMEOUT_S = 600
 
 
 def build_all(engine: Engine) -> Images:
-    """Build gateway and launcher, and make a broker.
+    """Build gateway and launcher.
 
     Raises:
         NoImages: there are no base images.
     """
     python = debian_images.make(debian_images.PYTHON, "nrp-test/python", engine.command)
-    mosquitto = debian_images.make(debian_images.MOSQUITTO, "nrp-test/mosquitto", engine.command)
     with ThreadPoolExecutor() as pool:
         gateway, launcher = pool.map(lambda target: build(engine, target, python), ("gateway", "launcher"))
-    return {"NRP_MOSQUITTO_IMAGE": mosquitto, "NRP_GATEWAY_IMAGE": gateway, "NRP_LAUNCHER_IMAGE": launcher}
+    return {"NRP_GATEWAY_IMAGE": gateway, "NRP_LAUNCHER_IMAGE": launcher}
 
 
 def build(engine: Engine, target: str, python: str) -> str:
