@@ -16,7 +16,7 @@ from tests.simulation_servers import forker, servers, wire
 __all__ = ["forker", "launchers", "no_settings_from_outside", "servers", "storage", "wire"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
     """A Docker engine."""
     try:
@@ -26,7 +26,7 @@ def engine() -> Iterator[Engine]:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mosquitto_image(engine: Engine) -> str:
     """The name of an image of Mosquitto."""
     try:

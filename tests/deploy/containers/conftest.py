@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def images(engine: Engine, mosquitto_image: str) -> Images:
     """The images of gateway and launcher, and the broker's, by the settings that name them."""
     try:
@@ -31,7 +31,7 @@ def images(engine: Engine, mosquitto_image: str) -> Images:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bring_up(
     engine: Engine, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Installation]]:
@@ -49,7 +49,7 @@ def bring_up(
             installation.down("--volumes", "--timeout", "5")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation(bring_up: Callable[..., Installation]) -> Iterator[Installation]:
     """The service as `docker compose up` has it."""
     installation = bring_up()
@@ -58,7 +58,7 @@ def installation(bring_up: Callable[..., Installation]) -> Iterator[Installation
     installation.down("--volumes", "--timeout", "5")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scaled(engine: Engine, bring_up: Callable[..., Installation]) -> Iterator[Installation]:
     """With three launchers, each for two simulations, and two gateways, which share a PostgreSQL."""
     try:
