@@ -198,11 +198,16 @@ class Client:
     def order(self, command: str, **arguments: object) -> dict[str, Any]:
         """Give the dynamic security plugin an order; what it answers."""
         self._client.subscribe(CONTROL_ANSWERS, 1)
-        before = len(self.heard)
-        self._client.publish(CONTROL, json.dumps({"commands": [{"command": command, **arguments}]}), qos=1)
-        wait_until(lambda: any(topic == CONTROL_ANSWERS for topic, _ in self.heard[before:]))
-        payload = next(payload for topic, payload in self.heard[before:] if topic == CONTROL_ANSWERS)
-        (answer,) = json.loads(payload)["responses"]
+        mine = uuid.uuid4().hex  # answers to others come here, too
+        order = {"command": command, "correlationData": mine, **arguments}
+        self._client.publish(CONTROL, json.dumps({"commands": [order]}), qos=1)
+
+        def answers() -> list[dict[str, Any]]:
+            said = [json.loads(payload) for topic, payload in list(self.heard) if topic == CONTROL_ANSWERS]
+            return [each for one in said for each in one["responses"] if each.get("correlationData") == mine]
+
+        wait_until(lambda: bool(answers()))
+        (answer,) = answers()
         assert "error" not in answer, answer
         data: dict[str, Any] = answer.get("data", {})
         return data
