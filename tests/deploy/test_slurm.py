@@ -143,7 +143,8 @@ def test_what_a_launch_asks_for_is_asked_of_slurm(cluster: SlurmCluster, launche
 def test_a_server_that_crashes_is_told_with_its_signal_and_last_words(
     cluster: SlurmCluster, launchers: Launchers
 ) -> None:
-    simulation = launchers.running(placement="slurm").started(CRASHING)
+    simulation = launchers.running(placement="slurm").paused(CRASHING)
+    simulation.command("started")  # whose answer the crash may have taken away
     final = simulation.await_final()
     assert final["event"] == "failed"
     assert "was killed by SIGSEGV" in final["reason"]
