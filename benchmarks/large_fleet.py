@@ -153,10 +153,10 @@ def _is_spawner(process: psutil.Process, lab: Lab) -> bool:
         words = " ".join(process.cmdline())
         launcher = lab.launchers[0].process
         is_own = str(lab.launchers[0].log.parent) in words or (launcher is not None and process.ppid() == launcher.pid)
-        if "nrp_simserver.spawner" not in words or not is_own:
+        if "nrp_simserver.placement.local.spawner" not in words or not is_own:
             return False
         parent = process.parent()  # its simulation servers look like it
-        return parent is None or "nrp_simserver.spawner" not in " ".join(parent.cmdline())
+        return parent is None or "nrp_simserver.placement.local.spawner" not in " ".join(parent.cmdline())
     except psutil.Error:
         return False
 

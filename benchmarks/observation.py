@@ -18,9 +18,9 @@ from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Wishes
 from nrp_gateway.app import create_app
 from nrp_gateway.settings import GatewaySettings
+from nrp_simserver.launcher.spool import Spool
 from nrp_simserver.metrics import LauncherMetrics
 from nrp_simserver.simulation_folder import Journal, SimulationFolder
-from nrp_simserver.spool import Spool
 
 NOWHERE = BrokerAddress("127.0.0.1", 1)
 REQUESTS = 2_000

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.figures import Figure
-from nrp_simserver.clock import SimulationClock
-from nrp_simserver.core_wrapper import NRPCoreWrapper
-from nrp_simserver.gate import Gate
+from nrp_simserver.server.clock import SimulationClock
+from nrp_simserver.server.core_wrapper import NRPCoreWrapper
+from nrp_simserver.server.gate import Gate
 
 STEPS = 100_000
 ROUNDS = 15

@@ -197,7 +197,7 @@ def _spawners(lab: Lab, launcher: int) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if any("nrp_simserver.spawner" in word for word in process.cmdline()) and (
+            if any("nrp_simserver.placement.local.spawner" in word for word in process.cmdline()) and (
                 process.ppid() == _pid(lab, launcher) or data in " ".join(process.cmdline())
             ):
                 found.append(process.pid)

@@ -30,8 +30,9 @@ from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.messages import ArchiveKind, Collect, Command, CommandEvent, Launch, Limits, Reply, Wishes
 from nrp_common.token_seal import seal_token
 from nrp_common.topics import Topics
-from nrp_simserver import processes, spawners
-from nrp_simserver.spool import MANIFEST
+from nrp_simserver import processes
+from nrp_simserver.launcher.spool import MANIFEST
+from nrp_simserver.placement.local import spawners
 from tests.simulation_servers import CONFIGURATION, ENDLESS, ENGINE, Seen, Wire
 from tests.storage_server import StorageServer
 from tests.waiting import wait_until

@@ -30,7 +30,7 @@ from tests.waiting import wait_until
 FORKER = """
 import os, signal, sys
 from pathlib import Path
-from nrp_simserver.server import run
+from nrp_simserver.server.simulation_server import run
 from nrp_simserver.simulation_folder import ServerSetup
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:

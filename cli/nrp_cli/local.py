@@ -12,8 +12,8 @@ from nrp_cli.rest_client import Simulation
 from nrp_cli.terminal import FAILED, INTERRUPTED, complain, console, print_json, seconds
 from nrp_common.errors import NRPError
 from nrp_simserver.cores.error_place import locate
-from nrp_simserver.error_report import print_traceback
-from nrp_simserver.local_run import NO_SIMULATION, LocalRun
+from nrp_simserver.server.error_report import print_traceback
+from nrp_simserver.server.local_run import NO_SIMULATION, LocalRun
 from nrp_simserver.settings import CoreSettings
 
 DEFAULT_CONFIGURATION = "simulation_config.json"

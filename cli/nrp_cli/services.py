@@ -26,7 +26,7 @@ def gateway() -> None:
 
 def launcher() -> None:
     """Run the launcher of simulation servers until it is told to end."""
-    from nrp_simserver.launcher import main
+    from nrp_simserver.launcher.launcher import main
     from nrp_simserver.settings import LauncherSettings
 
     main(LauncherSettings.load())

@@ -22,7 +22,7 @@ from nrp_common.access import CONTROL
 from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.errors import AccessRefused, BusUnavailable
 from nrp_common.topics import Topics
-from nrp_simserver.simulation_credentials import SimulationCredentials
+from nrp_simserver.launcher.simulation_credentials import SimulationCredentials
 from tests.brokers import embedded_broker
 from tests.nrpcoresim import install
 from tests.secured_broker import Client, LabBroker, PlainBroker, SecuredBroker, broker_in_a_container, lab_broker

@@ -13,12 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from nrp_simserver import job, processes
-from nrp_simserver.job import Claim, JobOrder
-from nrp_simserver.limits import Limit, Limited
+from nrp_simserver import processes
+from nrp_simserver.placement import job
+from nrp_simserver.placement.job import Claim, JobOrder
+from nrp_simserver.placement.local.spawner_folder import spawner_environment
+from nrp_simserver.resources.limits import Limit, Limited
 from nrp_simserver.server_end import ServerEnd
 from nrp_simserver.simulation_folder import remove_folder
-from nrp_simserver.spawner_folder import spawner_environment
 from tests.faults.test_launcher_killed import DEAF
 from tests.simulation_servers import ENDLESS, RunningSimulation, SimulationServers
 from tests.waiting import wait_until

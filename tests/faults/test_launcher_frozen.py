@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from nrp_simserver.launcher import ROUND_S
+from nrp_simserver.launcher.launcher import ROUND_S
 from tests.launchers import Launchers
 from tests.waiting import wait_until
 

@@ -18,7 +18,7 @@ import pytest
 from nrp_common.bus import BrokerAddress
 from nrp_common.errors import CommandTimeout
 from nrp_common.messages import Refusal
-from nrp_simserver import cgroups
+from nrp_simserver.resources import cgroups
 from tests.launchers import Launched, Launchers, RunningLauncher
 from tests.storage_server import StorageServer
 from tests.waiting import wait_until

@@ -11,7 +11,7 @@ import pytest
 
 from nrp_common.bus import BrokerAddress
 from nrp_simserver.cores.configuration import MQTTNodeConfiguration
-from nrp_simserver.mqtt_nodes import MQTTNodes, connector
+from nrp_simserver.server.mqtt_nodes import MQTTNodes, connector
 from tests.brokers import plain_port
 from tests.mosquitto import Mosquitto
 from tests.simulation_servers import RunningSimulation, SimulationServers, Wire

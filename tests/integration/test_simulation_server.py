@@ -290,7 +290,7 @@ def test_a_repeated_command_changes_nothing(servers: SimulationServers) -> None:
 def test_it_can_be_run_from_a_file_and_ended_by_a_signal(servers: SimulationServers) -> None:
     simulation = servers.prepare()
     process = subprocess.Popen(
-        [sys.executable, "-m", "nrp_simserver.server", str(simulation.setup.folder / "setup.json")]
+        [sys.executable, "-m", "nrp_simserver.server.simulation_server", str(simulation.setup.folder / "setup.json")]
     )
     try:
         simulation.await_transition("initialized", timeout=20)
@@ -303,7 +303,12 @@ def test_it_can_be_run_from_a_file_and_ended_by_a_signal(servers: SimulationServ
 
 def test_its_status_is_1_when_it_failed(servers: SimulationServers) -> None:
     simulation = servers.prepare("this is no Python")
-    command = [sys.executable, "-m", "nrp_simserver.server", str(simulation.setup.folder / "setup.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "nrp_simserver.server.simulation_server",
+        str(simulation.setup.folder / "setup.json"),
+    ]
     assert subprocess.run(command, timeout=30, check=False).returncode == 1
 
 

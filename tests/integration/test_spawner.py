@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from nrp_common.bus import BrokerAddress
-from nrp_simserver import processes, spawners
-from nrp_simserver.simulation_folder import BusAccess
-from nrp_simserver.spawner_folder import SpawnerFolder
-from nrp_simserver.spawner_protocol import (
+from nrp_simserver import processes
+from nrp_simserver.placement.local import spawners
+from nrp_simserver.placement.local.spawner_folder import SpawnerFolder
+from nrp_simserver.placement.local.spawner_protocol import (
     AllTold,
     Dismiss,
     End,
@@ -33,6 +33,7 @@ from nrp_simserver.spawner_protocol import (
     report_in,
     to_line,
 )
+from nrp_simserver.simulation_folder import BusAccess
 from tests.waiting import wait_until
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nrp_common.bus import BrokerAddress
-from nrp_simserver.kubernetes.job_template import job_name
+from nrp_simserver.placement.kubernetes.job_template import job_name
 from tests.kubernetes.api import KubernetesApi
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.objects import Object

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from kubernetes.config import incluster_config
 
-from nrp_simserver.kubernetes import cluster as kubernetes_cluster
-from nrp_simserver.kubernetes.cluster import Cluster, ClusterUnavailable, JobRefused, connect
-from nrp_simserver.kubernetes.job_template import INCARNATION, LAUNCHER
-from nrp_simserver.kubernetes.standing import Over, Runs, Standing, Waits, standing_of
+from nrp_simserver.placement.kubernetes import cluster as kubernetes_cluster
+from nrp_simserver.placement.kubernetes.cluster import Cluster, ClusterUnavailable, JobRefused, connect
+from nrp_simserver.placement.kubernetes.job_template import INCARNATION, LAUNCHER
+from nrp_simserver.placement.kubernetes.standing import Over, Runs, Standing, Waits, standing_of
 from tests.kubernetes.api import KubernetesApi
 from tests.kubernetes.cluster import Cluster as FakeCluster
 from tests.kubernetes.objects import Object

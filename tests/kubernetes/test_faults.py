@@ -285,7 +285,7 @@ def test_launcher_that_cannot_work_says_why(
 def test_launcher_without_the_extra_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['kubernetes'] = None\n"
-        "from nrp_simserver.placements import placement_of\n"
+        "from nrp_simserver.placement.choice import placement_of\n"
         "from nrp_simserver.settings import LauncherSettings\n"
         "placement_of(LauncherSettings(placement='kubernetes'), *[None] * 5)\n"
     )

@@ -23,7 +23,7 @@ from nrp_cli.doctor.targets import Targets
 from nrp_cli.local_broker import LOOPBACK, MQTT5_PORT, MQTT_PORT, WEBSOCKET_PORT, find_mosquitto
 from nrp_cli.ports import is_free
 from nrp_cli.stack import REST_PORT
-from nrp_simserver.capacity import available_cores, available_memory, default_capacity, free_memory
+from nrp_simserver.resources.capacity import available_cores, available_memory, default_capacity, free_memory
 
 GIGABYTE: Final = 1e9
 

@@ -26,7 +26,7 @@ from typing import Any
 from nrp_common.errors import ConfigurationError
 from nrp_simserver.cores.configuration import DEFAULT_FILE, NANOSECONDS, load_configuration
 from nrp_simserver.cores.embedded import EmbeddedCore
-from nrp_simserver.external_processes import ExternalProcesses
+from nrp_simserver.server.external_processes import ExternalProcesses
 
 try:
     import gymnasium

@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector
 from nrp_common.bus import Bus, BusCounts
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.metrics import LAUNCH_BUCKETS_S, bus_figures
+from nrp_simserver.launcher.spool import Spool
 from nrp_simserver.simulation_folder import Journal
-from nrp_simserver.spool import Spool
 
 UPLOAD_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 """From some logs on the same machine to gigabytes of results over a network, in seconds."""

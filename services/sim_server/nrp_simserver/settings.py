@@ -24,7 +24,6 @@ from nrp_common.settings import CommonSettings, Settings
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
-from nrp_simserver.simulation_credentials import Policy
 from nrp_simserver.simulation_folder import BusAccess
 
 GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
@@ -32,6 +31,8 @@ GATEWAY_ON_THIS_MACHINE: Final = "http://127.0.0.1:8090"
 
 
 OnShutdown = Literal["stop", "leave"]
+CredentialsPolicy = Literal["auto", "required", "none"]
+
 PlacementKind = Literal["local", "slurm", "kubernetes"]
 
 
@@ -99,7 +100,7 @@ class LauncherSettings(CoreSettings, CommonSettings):
     """How long simulations run on without a launcher before they are ended."""
     python: Path | None = None
     """The interpreter that runs simulations, with this distribution installed; the launcher's own when not given."""
-    simulation_credentials: Policy = "auto"
+    simulation_credentials: CredentialsPolicy = "auto"
     """Whether each simulation gets credentials of its own at the broker (Mosquitto's dynamic security): `required`, or
     no simulation runs; `auto`: when the launcher has a user name and the broker keeps credentials, else simulations use
     the launcher's own; `none`: they use the launcher's own."""

@@ -16,7 +16,7 @@ import pytest
 from nrp_common.errors import ConfigurationError, EngineFailed
 from nrp_common.messages import RuntimeErrorReport
 from nrp_simserver.cores.embedded import EmbeddedCore
-from nrp_simserver.error_report import error_report
+from nrp_simserver.server.error_report import error_report
 from tests.unit.cores.experiment import ENGINE, Experiment, forward, seen
 from tests.waiting import wait_until
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from nrp_common.errors import FunctionFailed
-from nrp_simserver.clock import SimulationClock
-from nrp_simserver.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
 from nrp_simserver.cores.embedded import NrpCore
 from nrp_simserver.cores.embedded.event_loop.pace import Pace
-from nrp_simserver.gate import Gate
+from nrp_simserver.server.clock import SimulationClock
+from nrp_simserver.server.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
+from nrp_simserver.server.gate import Gate
 from tests.unit.cores.experiment import Experiment, seen
 from tests.waiting import wait_until
 

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 
 from nrp_common.errors import FunctionFailed
-from nrp_simserver.clock import SimulationClock
-from nrp_simserver.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
 from nrp_simserver.cores import DataPublisher
 from nrp_simserver.cores.configuration import load_configuration
 from nrp_simserver.cores.embedded import EmbeddedCore
 from nrp_simserver.cores.error_place import locate
-from nrp_simserver.gate import Gate
+from nrp_simserver.server.clock import SimulationClock
+from nrp_simserver.server.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
+from nrp_simserver.server.gate import Gate
 from tests.unit.cores.message_broker import FakeMessageBroker
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

@@ -18,7 +18,7 @@ from nrp_common.errors import ConfigurationError, EngineFailed, EngineUnavailabl
 from nrp_simserver.cores.embedded import EmbeddedCore
 from nrp_simserver.cores.embedded.nest_server import connection, engine
 from nrp_simserver.cores.embedded.nest_server.own_server import OwnNestServer
-from nrp_simserver.error_report import error_report
+from nrp_simserver.server.error_report import error_report
 from tests.nest_servers import misbehaving_server, nest_server
 from tests.unit.cores.experiment import Experiment, seen
 from tests.waiting import wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nrp_common.messages import ArchiveKind
-from nrp_simserver.archives import ArchivedFile, archive_name, files_of, size_of_logs, snapshot, write_archive
+from nrp_simserver.launcher.archives import ArchivedFile, archive_name, files_of, size_of_logs, snapshot, write_archive
 from nrp_simserver.simulation_folder import SimulationFolder
 
 LAUNCHED = datetime(2026, 11, 22, 9, 5, 3, tzinfo=UTC)

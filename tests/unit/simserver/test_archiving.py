@@ -13,13 +13,13 @@ import pytest
 from nrp_common.errors import StorageUnavailable
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import PENDING, ArchiveKind, Archives, Launch, LifecycleMessage
-from nrp_simserver import archiving as archiving_module
-from nrp_simserver.archives import snapshot
-from nrp_simserver.archiving import Archiving
-from nrp_simserver.disk_use import DiskUse
+from nrp_simserver.launcher import archiving as archiving_module
+from nrp_simserver.launcher.archives import snapshot
+from nrp_simserver.launcher.archiving import Archiving
+from nrp_simserver.launcher.simulation_record import SimulationRecord, write_snapshot
+from nrp_simserver.launcher.spool import Spool
+from nrp_simserver.resources.disk_use import DiskUse
 from nrp_simserver.simulation_folder import SimulationFolder, remove_folder
-from nrp_simserver.simulation_record import SimulationRecord, write_snapshot
-from nrp_simserver.spool import Spool
 from tests.unit.simserver.fake_storage import FakeStorage
 from tests.waiting import wait_until
 

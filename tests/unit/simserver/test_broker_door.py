@@ -11,7 +11,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from nrp_common.bus import BrokerAddress
-from nrp_simserver.broker_door import BrokerDoor, NotMQTT, with_credentials
+from nrp_simserver.server.broker_door import BrokerDoor, NotMQTT, with_credentials
 
 
 def connect_packet(protocol: MQTTProtocolVersion, *, will: bool, username: str | None) -> bytes:

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from nrp_common.messages import Wishes
-from nrp_simserver import capacity
-from nrp_simserver.capacity import Room, available_cores, available_memory, default_capacity, free_memory
+from nrp_simserver.resources import capacity
+from nrp_simserver.resources.capacity import Room, available_cores, available_memory, default_capacity, free_memory
 
 GB = 1024**3
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nrp_simserver import cgroups
-from nrp_simserver.cgroups import CgroupTree, NoCgroups, SimulationCgroup, claim
+from nrp_simserver.resources import cgroups
+from nrp_simserver.resources.cgroups import CgroupTree, NoCgroups, SimulationCgroup, claim
 
 FILES = (
     "cgroup.controllers", "cgroup.kill", "cgroup.procs", "cgroup.subtree_control", "cgroup.type", "cpu.stat",

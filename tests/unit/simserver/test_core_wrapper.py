@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from nrp_simserver.clock import SimulationClock
-from nrp_simserver.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
 from nrp_simserver.cores import NrpCore
-from nrp_simserver.gate import Gate
+from nrp_simserver.server.clock import SimulationClock
+from nrp_simserver.server.core_wrapper import NRPCoreWrapper, NRPSimulationTimeout
+from nrp_simserver.server.gate import Gate
 
 MILLISECOND = 1_000_000
 

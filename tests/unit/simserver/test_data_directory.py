@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nrp_common.errors import SettingsError
-from nrp_simserver.data_directory import data_directory_of
+from nrp_simserver.launcher.data_directory import data_directory_of
 from nrp_simserver.settings import LauncherSettings
 
 

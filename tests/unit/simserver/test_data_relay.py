@@ -9,7 +9,7 @@ import pytest
 
 from nrp_common.bus import Bus
 from nrp_common.topics import Topics
-from nrp_simserver.data_relay import DataRelay
+from nrp_simserver.server.data_relay import DataRelay
 from tests.fakes import FakeBus
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nrp_simserver import disk_use
-from nrp_simserver.disk_use import DiskUse, size_of
+from nrp_simserver.resources import disk_use
+from nrp_simserver.resources.disk_use import DiskUse, size_of
 from nrp_simserver.simulation_folder import SimulationFolder
 
 MB = 1_000_000

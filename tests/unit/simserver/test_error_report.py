@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nrp_common.errors import EngineUnavailable
-from nrp_simserver.error_report import print_traceback
+from nrp_simserver.server.error_report import print_traceback
 
 
 def test_what_the_backend_finds_wrong_itself_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from nrp_common.errors import ExperimentError
 from nrp_simserver.cores.configuration import ExternalProcess
-from nrp_simserver.external_processes import ExternalProcesses
+from nrp_simserver.server.external_processes import ExternalProcesses
 from tests.waiting import wait_until
 
 
@@ -55,7 +55,7 @@ def test_ended_programs_take_along_what_they_started(external: ExternalProcesses
 def test_program_that_does_not_end_is_killed(
     external: ExternalProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("nrp_simserver.external_processes.ENDING_S", 0.1)
+    monkeypatch.setattr("nrp_simserver.server.external_processes.ENDING_S", 0.1)
     before = set(children())
     external.start([program("sh", "-c", "trap '' TERM; while true; do sleep 1; done", name="deaf")], tmp_path)
     external.end()
@@ -88,7 +88,7 @@ def test_program_dies_with_whoever_started_it(tmp_path: Path) -> None:
 import os, sys
 from pathlib import Path
 from nrp_simserver.cores.configuration import ExternalProcess
-from nrp_simserver.external_processes import ExternalProcesses
+from nrp_simserver.server.external_processes import ExternalProcesses
 
 start = ["-c", "echo $$; exec sleep 600"]
 beside = ExternalProcess.model_validate({"ProcName": "beside", "ProcCmd": "sh", "ProcStartParams": start})

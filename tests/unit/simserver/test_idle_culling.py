@@ -10,7 +10,7 @@ import pytest
 
 from nrp_common.bus import Bus
 from nrp_common.lifecycle import SimulationState
-from nrp_simserver.idle_culling import IdleCulling
+from nrp_simserver.launcher.idle_culling import IdleCulling
 from nrp_simserver.simulation_folder import Journal
 from tests.fakes import FakeBus
 

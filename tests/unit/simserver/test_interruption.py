@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from nrp_simserver.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
-from nrp_simserver.interruption import Interruption
+from nrp_simserver.server.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
+from nrp_simserver.server.interruption import Interruption
 
 
 @pytest.fixture

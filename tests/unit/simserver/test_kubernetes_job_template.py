@@ -12,9 +12,9 @@ import yaml
 from nrp_common.errors import SettingsError
 from nrp_common.messages import Launch, Wishes
 from nrp_simserver import processes
-from nrp_simserver.kubernetes.job_template import JobTemplate, label_value, read_template
-from nrp_simserver.limits import Limit, Limited
-from nrp_simserver.placement import ServerOrder
+from nrp_simserver.placement.kubernetes.job_template import JobTemplate, label_value, read_template
+from nrp_simserver.placement.placement import ServerOrder
+from nrp_simserver.resources.limits import Limit, Limited
 from nrp_simserver.simulation_folder import ServerSetup
 
 INCARNATION = "4d3c269677e640aaa96539ccaadfda18"
@@ -133,7 +133,7 @@ def test_command_of_the_template_comes_before_the_server_s() -> None:
     container_of(of)["command"] = ["nice", "-n", "5"]
     command = container_of(job(of=of))["command"]
     assert command[:3] == ["nice", "-n", "5"]
-    assert command[-3:] == ["nrp_simserver.job", str(FOLDER / "job_order.json"), f"nrp-7-{INCARNATION}"]
+    assert command[-3:] == ["nrp_simserver.placement.job", str(FOLDER / "job_order.json"), f"nrp-7-{INCARNATION}"]
     assert str(FOLDER / "simulation_7.log") in command
 
 

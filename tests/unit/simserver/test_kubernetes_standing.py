@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nrp_simserver.kubernetes.standing import Over, Runs, Waits, standing_of
+from nrp_simserver.placement.kubernetes.standing import Over, Runs, Waits, standing_of
 
 
 def job(*conditions: dict[str, str]) -> dict[str, Any]:

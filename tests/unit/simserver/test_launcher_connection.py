@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nrp_simserver.launcher_connection import LauncherConnection
-from nrp_simserver.spawner_protocol import Lines, Order, Retire, Signal, Spawned, report_in, to_line
+from nrp_simserver.placement.local.launcher_connection import LauncherConnection
+from nrp_simserver.placement.local.spawner_protocol import Lines, Order, Retire, Signal, Spawned, report_in, to_line
 
 MANY = 20_000
 

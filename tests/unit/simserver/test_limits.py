@@ -11,11 +11,11 @@ import pytest
 
 from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Limits
-from nrp_simserver import limits as limits_module
-from nrp_simserver.cgroups import CgroupTree
-from nrp_simserver.disk_use import DiskUse
-from nrp_simserver.limits import Excess, Limit, Limited, LimitWatch, limits_in_force
-from nrp_simserver.process_table import ProcessTable
+from nrp_simserver.resources import limits as limits_module
+from nrp_simserver.resources.cgroups import CgroupTree
+from nrp_simserver.resources.disk_use import DiskUse
+from nrp_simserver.resources.limits import Excess, Limit, Limited, LimitWatch, limits_in_force
+from nrp_simserver.resources.process_table import ProcessTable
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import Journal, SimulationFolder
 

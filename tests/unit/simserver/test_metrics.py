@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Metric
 
 from nrp_common.bus import Bus, BusCounts
 from nrp_common.lifecycle import SimulationEvent, SimulationState
+from nrp_simserver.launcher.spool import Spool
 from nrp_simserver.metrics import PHASES, LauncherMetrics, Uploads
 from nrp_simserver.simulation_folder import Journal
-from nrp_simserver.spool import Spool
 
 STARTED = SimulationState.STARTED
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from nrp_simserver import processes
-from nrp_simserver.process_table import CpuAccount, Process, ProcessTable, memory_of, read_process
+from nrp_simserver.resources.process_table import CpuAccount, Process, ProcessTable, memory_of, read_process
 from tests.waiting import wait_until
 
 SERVER = """
@@ -113,7 +113,7 @@ def test_all_of_a_simulation_are_killed_and_nothing_else(server: int, incarnatio
 
 
 def test_process_whose_number_went_to_another_is_not_killed() -> None:
-    from nrp_simserver import process_table
+    from nrp_simserver.resources import process_table
 
     sleeping = subprocess.Popen(["sleep", "600"])
     try:

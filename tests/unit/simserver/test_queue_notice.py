@@ -9,9 +9,9 @@ import pytest
 
 from nrp_common.bus import Bus
 from nrp_common.messages import IDLE, IdleWarning, NodeQueue, Progress, Task, TaskDone
-from nrp_simserver import queue_notice
-from nrp_simserver.placement import QueuePlace
-from nrp_simserver.queue_notice import QueueNotice
+from nrp_simserver.launcher import queue_notice
+from nrp_simserver.launcher.queue_notice import QueueNotice
+from nrp_simserver.placement.placement import QueuePlace
 from tests.fakes import FakeBus
 
 TOPIC = "nrp_simulation/1/status"

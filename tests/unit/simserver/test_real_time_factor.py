@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from nrp_simserver.clock import NANOSECONDS, SimulationClock
-from nrp_simserver.core_wrapper import NRPCoreWrapper
 from nrp_simserver.cores import NrpCore
-from nrp_simserver.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
+from nrp_simserver.server.clock import NANOSECONDS, SimulationClock
+from nrp_simserver.server.core_wrapper import NRPCoreWrapper
+from nrp_simserver.server.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
 from tests.waiting import wait_until
 
 FOR_EVER = 1e-9

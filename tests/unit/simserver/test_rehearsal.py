@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrp_simserver.rehearsal import rehearse
+from nrp_simserver.placement.local.rehearsal import rehearse
 
 
 def test_nothing_is_left_of_it() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nrp_simserver.server_pool import PAUSE_S, RETRY_DELAYS_S, YOUNG_S, IdleServer, ServerPool
+from nrp_simserver.placement.local.server_pool import PAUSE_S, RETRY_DELAYS_S, YOUNG_S, IdleServer, ServerPool
 from nrp_simserver.simulation_folder import BusAccess
 
 BUS = BusAccess(broker_host="here", broker_port=1883)

@@ -12,8 +12,8 @@ import pytest
 
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import Launch, LifecycleMessage
+from nrp_simserver.launcher.simulation_record import SimulationRecord, read_snapshot, write_snapshot
 from nrp_simserver.simulation_folder import Credentials, Journal, SimulationFolder, remove_folder
-from nrp_simserver.simulation_record import SimulationRecord, read_snapshot, write_snapshot
 
 LAUNCH = Launch(
     deadline=0,

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from nrp_common.errors import SettingsError
-from nrp_simserver.slurm import commands, words
-from nrp_simserver.slurm.commands import Slurm, SlurmJob, SlurmUnavailable, SubmissionRefused
+from nrp_simserver.placement.slurm import commands, words
+from nrp_simserver.placement.slurm.commands import Slurm, SlurmJob, SlurmUnavailable, SubmissionRefused
 from tests.fake_slurm import FakeSlurm
 from tests.waiting import wait_until
 

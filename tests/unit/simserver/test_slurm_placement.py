@@ -15,17 +15,17 @@ import pytest
 from nrp_common.bus import Bus
 from nrp_common.errors import SettingsError
 from nrp_common.messages import Launch, ServerPresence, Wishes
-from nrp_simserver.job import Claim
-from nrp_simserver.limits import Limit, Limited
-from nrp_simserver.placement import QueuePlace, ServerOrder
+from nrp_simserver.placement.job import Claim
+from nrp_simserver.placement.placement import QueuePlace, ServerOrder
+from nrp_simserver.placement.slurm import placement as slurm_placement
+from nrp_simserver.placement.slurm import site
+from nrp_simserver.placement.slurm.commands import Slurm
+from nrp_simserver.placement.slurm.job_request import JobNote, job_of
+from nrp_simserver.placement.slurm.placement import SlurmPlacement
+from nrp_simserver.resources.limits import Limit, Limited
 from nrp_simserver.server_end import ServerEnd
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
-from nrp_simserver.slurm import placement as slurm_placement
-from nrp_simserver.slurm import site
-from nrp_simserver.slurm.commands import Slurm
-from nrp_simserver.slurm.job_request import JobNote, job_of
-from nrp_simserver.slurm.placement import SlurmPlacement
 from tests.fake_slurm import FakeSlurm
 from tests.fakes import FakeBus
 from tests.waiting import wait_until

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nrp_simserver.spawner_folder import SpawnerFolder, identity_of, spawner_environment
+from nrp_simserver.placement.local.spawner_folder import SpawnerFolder, identity_of, spawner_environment
 
 
 def test_launcher_finds_who_listens_however_long_the_path_is(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nrp_simserver.simulation_folder import BusAccess, ServerSetup
-from nrp_simserver.spawner_protocol import (
+from nrp_simserver.placement.local.spawner_protocol import (
     AllTold,
     Dismiss,
     End,
@@ -30,6 +29,7 @@ from nrp_simserver.spawner_protocol import (
     report_in,
     to_line,
 )
+from nrp_simserver.simulation_folder import BusAccess, ServerSetup
 
 BUS = BusAccess(broker_host="here", broker_port=1883, broker_password="secret", mqtt_prefix="lab")
 SETUP = ServerSetup(

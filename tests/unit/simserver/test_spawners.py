@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nrp_common.errors import SettingsError
-from nrp_simserver.code_version import code_version
-from nrp_simserver.spawners import version_run_by
+from nrp_simserver.placement.local.code_version import code_version
+from nrp_simserver.placement.local.spawners import version_run_by
 
 
 def test_interpreter_with_this_distribution_can_be_used() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from nrp_common.errors import InvalidToken, StorageError, StorageForbidden, StorageUnavailable
 from nrp_common.messages import ArchiveKind, Archives
-from nrp_simserver import spool as spool_module
-from nrp_simserver.spool import Manifest, Spool
+from nrp_simserver.launcher import spool as spool_module
+from nrp_simserver.launcher.spool import Manifest, Spool
 from tests.unit.simserver.fake_storage import FakeStorage
 from tests.waiting import wait_until
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from nrp_simserver.process_table import tasks_of_the_machine
-from nrp_simserver.surge_watch import SURGE, SurgeWatch
+from nrp_simserver.resources.process_table import tasks_of_the_machine
+from nrp_simserver.resources.surge_watch import SURGE, SurgeWatch
 from tests.waiting import wait_until
 
 

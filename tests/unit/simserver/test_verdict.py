@@ -9,9 +9,9 @@ import pytest
 
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import ErrorType, Launch, LifecycleMessage
+from nrp_simserver.launcher.simulation_record import Intention, SimulationRecord
+from nrp_simserver.launcher.verdict import Verdict, verdict_on
 from nrp_simserver.simulation_folder import Journal, SimulationFolder
-from nrp_simserver.simulation_record import Intention, SimulationRecord
-from nrp_simserver.verdict import Verdict, verdict_on
 
 STOPPED, FAILED = SimulationEvent.STOPPED, SimulationEvent.FAILED
 HOW = "The simulation server was killed by SIGKILL"

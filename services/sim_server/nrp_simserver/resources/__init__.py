@@ -1,0 +1,1 @@
+"""What simulations use of a machine, and what they may use."""

@@ -1,0 +1,66 @@
+"""The lifecycle of a simulation where it is owned: in its server. Everybody else mirrors what this one publishes."""
+
+from __future__ import annotations
+
+import threading
+
+from nrp_common.lifecycle import SimulationEvent, SimulationLifecycle, SimulationState
+from nrp_common.messages import LifecycleMessage
+from nrp_simserver.server.clock import SimulationClock
+from nrp_simserver.server.notifier import MQTTNotifier
+from nrp_simserver.simulation_folder import Journal, SimulationFolder
+
+
+class SimulationServerLifecycle(SimulationLifecycle):
+    """The state of one simulation until its final one, which its launcher publishes when the process is gone.
+
+    Each transition is journalled and then published. It is taken, and what belongs to it done, while holding `lock`.
+
+    Attributes:
+        lock: guards the state and what has to agree with it. May be taken repeatedly, and is never held across a step.
+        seq: of the last lifecycle message.
+        verdict: what somebody else declared of the simulation, None when nobody did.
+    """
+
+    def __init__(self, folder: SimulationFolder, clock: SimulationClock, notifier: MQTTNotifier) -> None:
+        super().__init__()
+        self.lock = threading.RLock()
+        self.seq = 0
+        self.verdict: LifecycleMessage | None = None
+        self._folder = folder
+        self._clock = clock
+        self._notifier = notifier
+
+    def entered(self, source: SimulationState, event: SimulationEvent) -> None:
+        """Account the real time, write the journal, tell the bus."""
+        self.seq += 1
+        if self.current is SimulationState.STARTED:
+            self._clock.start()
+        else:
+            self._clock.pause()
+        self.write_journal()
+        self._notifier.transition(source, event, self.current, self.seq)
+        self.publish_status()  # after it: whoever sees the state here finds it at the gateway, too
+
+    def publish_status(self) -> None:
+        """Publish times and state as they are."""
+        with self.lock:
+            self._notifier.status(self.current, self._clock)
+
+    def write_journal(self, *, stopping: bool = False, error: str | None = None) -> None:
+        """Tell the launcher how far the simulation got, and at the end how it ended."""
+        self._folder.write_journal(
+            Journal(
+                state=self.current,
+                seq=self.seq,
+                simulation_time=self._clock.simulation_time,
+                real_time=self._clock.real_time,
+                total_real_time=self._clock.total_real_time,
+                simulation_time_left=self._clock.simulation_time_left,
+                steps=self._clock.steps,
+                bus=self._notifier.bus_counts,
+                stopping=stopping,
+                error=error,
+                verdict=self.verdict,
+            )
+        )
