@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from nrp_common.lifecycle import SimulationEvent, SimulationLifecycle, SimulationState
 from nrp_common.messages import LifecycleMessage
@@ -14,7 +15,15 @@ from nrp_simserver.simulation_folder import Journal, SimulationFolder
 class SimulationServerLifecycle(SimulationLifecycle):
     """The state of one simulation until its final one, which its launcher publishes when the process is gone.
 
-    Each transition is journalled and then published. It is taken, and what belongs to it done, while holding `lock`.
+    Each transition is journalled, answered to whoever asked for it, and then published. It is taken, and what belongs
+    to it done, while holding `lock`.
+
+    Args:
+        folder: the simulation's.
+        clock: its times.
+        notifier: tells the bus.
+        answer: called at each transition, to answer who waits for it: before the bus is told, which takes what it is
+            given in order. A command is answered a third sooner for that.
 
     Attributes:
         lock: guards the state and what has to agree with it. May be taken repeatedly, and is never held across a step.
@@ -22,7 +31,9 @@ class SimulationServerLifecycle(SimulationLifecycle):
         verdict: what somebody else declared of the simulation, None when nobody did.
     """
 
-    def __init__(self, folder: SimulationFolder, clock: SimulationClock, notifier: MQTTNotifier) -> None:
+    def __init__(
+        self, folder: SimulationFolder, clock: SimulationClock, notifier: MQTTNotifier, answer: Callable[[], None]
+    ) -> None:
         super().__init__()
         self.lock = threading.RLock()
         self.seq = 0
@@ -30,15 +41,17 @@ class SimulationServerLifecycle(SimulationLifecycle):
         self._folder = folder
         self._clock = clock
         self._notifier = notifier
+        self._answer = answer
 
     def entered(self, source: SimulationState, event: SimulationEvent) -> None:
-        """Account the real time, write the journal, tell the bus."""
+        """Account the real time, write the journal, tell who asked for it, then everybody."""
         self.seq += 1
         if self.current is SimulationState.STARTED:
             self._clock.start()
         else:
             self._clock.pause()
         self.write_journal()
+        self._answer()
         self._notifier.transition(source, event, self.current, self.seq)
         self.publish_status()  # after it: whoever sees the state here finds it at the gateway, too
 

@@ -95,7 +95,9 @@ class SimulationServer:
         self._door: BrokerDoor | None = None
         self._clock = SimulationClock()
         self._gate = Gate()
-        self._lifecycle = SimulationServerLifecycle(self._folder, self._clock, self._notifier)
+        self._lifecycle = SimulationServerLifecycle(
+            self._folder, self._clock, self._notifier, self._answer_waiting
+        )
         self._interruption = Interruption(self._gate, self._end_on_top_of_the_script)
         self._external_processes = ExternalProcesses()
         self._core: NrpCore | None = None
@@ -223,7 +225,6 @@ class SimulationServer:
                 if self._lifecycle.current is SimulationState.STARTED and self._gate.ending is None:
                     self._gate.close()
                     self._lifecycle.fire(SimulationEvent.COMPLETED)
-                    self._answer_waiting(self._state_reached())
                     return
 
     def _reset(self) -> None:
@@ -238,7 +239,6 @@ class SimulationServer:
             self._clock.reset()
             self._gate.renew()
             self._lifecycle.fire(SimulationEvent.RESET)
-            self._answer_waiting(self._state_reached())
 
     def _end(self, error: BaseException | None) -> int:
         """Shut everything down and say goodbye: after a stop, or because of `error`. Returns the exit status."""
@@ -308,24 +308,19 @@ class SimulationServer:
         self._refuse_while_ending(command.event)
         match command.event:
             case CommandEvent.STARTED:
-                self._lifecycle.fire(SimulationEvent.STARTED)
+                self._reach(SimulationEvent.STARTED, responder)
                 self._gate.open()
-                self._answer_waiting(self._state_reached())
-                responder.reply(self._state_reached())
             case CommandEvent.PAUSED:
                 self._gate.close()
-                self._lifecycle.fire(SimulationEvent.PAUSED)
-                self._answer_waiting(self._state_reached())
-                responder.reply(self._state_reached())
+                self._reach(SimulationEvent.PAUSED, responder)
             case CommandEvent.STEP:
                 if self._lifecycle.current is not SimulationState.PAUSED:
                     raise InvalidTransition(self._lifecycle.state, command.event)
-                self._await_state(responder)
                 self._lifecycle.fire(SimulationEvent.STARTED)
+                self._await_state(responder)
                 self._gate.open_for(command.iterations)
             case CommandEvent.RESET:
-                if not self._lifecycle.allows(SimulationEvent.RESET):
-                    raise InvalidTransition(self._lifecycle.state, SimulationEvent.RESET.target)
+                self._refuse_unless_allowed(SimulationEvent.RESET)
                 self._await_state(responder)
                 self._gate.end(SimulationReset)
                 self._interruption.insist()
@@ -336,13 +331,23 @@ class SimulationServer:
         if self._gate.ending is SimulationReset and event is not CommandEvent.RESET:
             raise InvalidTransition(CommandEvent.RESET, event)
 
+    def _refuse_unless_allowed(self, event: SimulationEvent) -> None:
+        if not self._lifecycle.allows(event):
+            raise InvalidTransition(self._lifecycle.state, event.target)
+
+    def _reach(self, event: SimulationEvent, responder: Responder) -> None:
+        self._refuse_unless_allowed(event)
+        self._waiting.append(responder)
+        if not self._lifecycle.fire(event):  # it is there already
+            self._answer_waiting()
+
     def _await_state(self, responder: Responder) -> None:
         responder.accept()
         self._waiting.append(responder)
 
-    def _answer_waiting(self, reply: Reply) -> None:
+    def _answer_waiting(self, reply: Reply | None = None) -> None:
         for responder in self._waiting:
-            responder.reply(reply)
+            responder.reply(reply or self._state_reached())
         self._waiting.clear()
 
     def _state_reached(self) -> Reply:
@@ -373,7 +378,6 @@ class SimulationServer:
             if self._gate.is_open or self._gate.ending is not None:
                 return
             self._lifecycle.fire(SimulationEvent.PAUSED)
-            self._answer_waiting(self._state_reached())
 
     def _publish_status_regularly(self) -> None:
         while not self._is_over.wait(self._setup.status_interval_s):
