@@ -343,6 +343,18 @@ class Bus:
                 with suppress(RuntimeError, ValueError):  # the connection went, or the queue was full
                     publication.wait_for_publish(max(0.0, deadline - time.monotonic()))
 
+    def wait_until_sent(self, timeout: float) -> None:
+        """Wait until what was published at QoS 0 has left this process, at most `timeout` seconds.
+
+        For a thread that is about to set a busy one going: the network's thread, which sends, would have to take the
+        interpreter from that one several times.
+        """
+        with self._lock:
+            latest = self._latest_publications.get(0)
+        if latest is not None and self.is_connected:
+            with suppress(RuntimeError, ValueError):  # the connection went
+                latest.wait_for_publish(timeout)
+
     def close(self, *, linger_s: float = 1.0) -> None:
         """Say goodbye to the broker; what is still on its way gets `linger_s` seconds to be delivered."""
         self.flush(linger_s)

@@ -149,6 +149,10 @@ class SimulationRecord:
         """Whether it counts for its owner: it is with a launcher, and has not ended."""
         return bool(self.launcher) and not self.state.is_final
 
+    def is_ahead_of(self, other: SimulationRecord) -> bool:
+        """Whether this is a later state that the same server reported."""
+        return other.incarnation in ("", self.incarnation) and self.seq > other.seq and not other.state.is_final
+
 
 _COLUMNS: Final = [_simulations.c[column.name] for column in fields(SimulationRecord)]
 

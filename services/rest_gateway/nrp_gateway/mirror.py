@@ -10,7 +10,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import structlog
 
@@ -69,7 +70,7 @@ class Mirror:
         self._statuses: dict[int, bytes] = {}
         self._idle: dict[int, bytes] = {}
         self._node_queues: dict[int, bytes] = {}
-        self._reports: queue.SimpleQueue[tuple[Callable[[int, bytes], None], int, bytes] | None] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[tuple[Callable[[int, Any], object], int, Any] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_reports, name="mirror", daemon=True)
 
@@ -206,7 +207,8 @@ class Mirror:
     def note_reply(self, record: SimulationRecord, reply: Reply) -> None:
         """Take over the state in an answer, so that who asked sees it at once; the same is reported on the bus.
 
-        Final states are left to the launcher's last word, which says more.
+        It is written to the catalogue afterwards, as whoever asked waits. Final states are left to the launcher's last
+        word, which says more.
         """
         if reply.state is None or reply.seq is None or reply.state.is_final or reply.state is SimulationState.CREATED:
             return
@@ -218,7 +220,11 @@ class Mirror:
             incarnation=reply.incarnation or record.incarnation,
             seq=reply.seq,
         )
-        self.take(record.id, message)
+        with self._changed:
+            if (known := self._known_before(record.id, message)) is not None:
+                reached = replace(known, state=reply.state, incarnation=message.incarnation, seq=reply.seq)
+                self._keep(record.id, reached)
+                self._reports.put((self._write_transition, record.id, message))
 
     def note_cleaned(self, record: SimulationRecord) -> None:
         """Note that a simulation's retained messages are removed from the broker."""
@@ -299,12 +305,20 @@ class Mirror:
             Whether it counted: it was newer than what was known.
         """
         with self._changed:
-            record = self.get(simulation_id)
-            if record is None:
+            if self._known_before(simulation_id, message) is None:
                 return False
-            lifecycle = BackendSimulationLifecycle(record.state, record.incarnation, record.seq)
-            if not lifecycle.mirror(message):
-                return False
+            return self._write_transition(simulation_id, message)
+
+    def _known_before(self, simulation_id: int, message: LifecycleMessage) -> SimulationRecord | None:
+        """What is known of a simulation, None when this message says nothing newer."""
+        record = self.get(simulation_id)
+        if record is None:
+            return None
+        lifecycle = BackendSimulationLifecycle(record.state, record.incarnation, record.seq)
+        return record if lifecycle.mirror(message) else None
+
+    def _write_transition(self, simulation_id: int, message: LifecycleMessage) -> bool:
+        with self._changed:
             written = self._catalogue.report(simulation_id, message)
             if written is None:  # another gateway knows more
                 self.read_again(simulation_id)
@@ -320,9 +334,12 @@ class Mirror:
     def _keep(self, simulation_id: int, record: SimulationRecord | None) -> SimulationRecord | None:
         if record is None:
             self._forget(simulation_id)
-        else:
-            self._records[simulation_id] = record
-            self._changed.notify_all()
+            return None
+        known = self._records.get(simulation_id)
+        if known is not None and known.is_ahead_of(record):  # what an answer said is still being written
+            record = replace(record, state=known.state, incarnation=known.incarnation, seq=known.seq)
+        self._records[simulation_id] = record
+        self._changed.notify_all()
         return record
 
     def _write_reports(self) -> None:
@@ -332,14 +349,15 @@ class Mirror:
             except Exception:
                 log.exception("A report could not be handled", simulation=report[1])
 
-    def _write_report(self, write: Callable[[int, bytes], None], simulation_id: int, payload: bytes) -> None:
+    def _write_report(self, write: Callable[[int, Any], object], simulation_id: int, report: Any) -> None:
         while True:
             try:
-                return write(simulation_id, payload)
+                write(simulation_id, report)
+                return
             except Unreachable as error:  # the next report could not be written either
                 log.error("Cannot note a report, trying again", simulation=simulation_id, error=str(error))
                 if self._closing.wait(CATALOGUE_RETRY_S):
-                    return None
+                    return
 
     def _status_heard(self, simulation_id: int, payload: bytes) -> None:
         # Read when somebody asks: hundreds arrive a second. Progress messages share the topic, without a state.

@@ -302,6 +302,52 @@ def test_report_is_written_once_the_catalogue_is_back(
     assert ready.seq == 1
 
 
+def test_an_answer_is_seen_at_once_and_written_once_the_catalogue_is_back(
+    mirror: Mirror, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "CATALOGUE_RETRY_S", 0.02)
+    record = add(catalogue)
+    mirror.add(record)
+    with unreachable(catalogue, monkeypatch) as tried:
+        mirror.note_reply(record, Reply(state=SimulationState.STARTED, incarnation="i", seq=2))
+        shown = mirror.get(record.id)
+        assert shown is not None
+        assert shown.state is SimulationState.STARTED
+        assert tried.wait(10)
+    wait_until(lambda: catalogue.get(record.id) == shown)
+
+
+def test_what_the_catalogue_says_does_not_undo_an_answer_that_is_not_written_yet(
+    mirror: Mirror, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "CATALOGUE_RETRY_S", 0.02)
+    record = add(catalogue)
+    mirror.add(record)
+    mirror.note_incarnation(record.id, "i")
+    with unreachable(catalogue, monkeypatch):
+        for seq, state in ((2, SimulationState.STARTED), (3, SimulationState.PAUSED)):
+            mirror.note_reply(record, Reply(state=state, incarnation="i", seq=seq))
+        shown = mirror.get(record.id)
+        assert mirror.read_again(record.id) == shown
+        mirror.note_cleaned(record)
+        shown = mirror.get(record.id)
+        assert shown is not None
+        assert (shown.state, shown.seq, shown.cleaned) == (SimulationState.PAUSED, 3, True)
+    wait_until(lambda: catalogue.get(record.id) == shown)
+    assert mirror.get(record.id) == shown
+
+
+def test_an_answer_does_not_undo_a_verdict_that_another_gateway_wrote(mirror: Mirror, catalogue: Catalogue) -> None:
+    record = add(catalogue)
+    mirror.add(record)
+    catalogue.report(record.id, report(record, SimulationEvent.FAILED, 1))
+    mirror.note_reply(record, Reply(state=SimulationState.STARTED, incarnation="i", seq=2))
+    wait_until(lambda: mirror.get(record.id) == catalogue.get(record.id))
+    ended = mirror.get(record.id)
+    assert ended is not None
+    assert ended.state is SimulationState.FAILED
+
+
 def test_mirror_closes_while_the_catalogue_is_away(
     catalogue: Catalogue, bus: FakeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

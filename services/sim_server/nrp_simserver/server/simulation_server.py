@@ -63,6 +63,9 @@ SAY_AGAIN_S = 5.0
 SHUTDOWN_S = 20.0
 """How long engines, external processes and exit handlers have to end; then the kernel ends the process."""
 
+SENDING_S = 0.01
+"""How long a script waits to start until the answer is sent that it does, which takes longer once it executes."""
+
 LINGER_S = 0.5
 """How long the last messages have to be delivered."""
 
@@ -95,9 +98,7 @@ class SimulationServer:
         self._door: BrokerDoor | None = None
         self._clock = SimulationClock()
         self._gate = Gate()
-        self._lifecycle = SimulationServerLifecycle(
-            self._folder, self._clock, self._notifier, self._answer_waiting
-        )
+        self._lifecycle = SimulationServerLifecycle(self._folder, self._clock, self._notifier, self._answer_waiting)
         self._interruption = Interruption(self._gate, self._end_on_top_of_the_script)
         self._external_processes = ExternalProcesses()
         self._core: NrpCore | None = None
@@ -309,6 +310,7 @@ class SimulationServer:
         match command.event:
             case CommandEvent.STARTED:
                 self._reach(SimulationEvent.STARTED, responder)
+                self._bus.wait_until_sent(SENDING_S)
                 self._gate.open()
             case CommandEvent.PAUSED:
                 self._gate.close()
