@@ -18,8 +18,8 @@ from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Wishes
 from nrp_gateway.app import create_app
 from nrp_gateway.settings import GatewaySettings
+from nrp_simserver.launcher.metrics import LauncherMetrics
 from nrp_simserver.launcher.spool import Spool
-from nrp_simserver.metrics import LauncherMetrics
 from nrp_simserver.simulation_folder import Journal, SimulationFolder
 
 NOWHERE = BrokerAddress("127.0.0.1", 1)
@@ -93,7 +93,7 @@ def _look() -> str:
         simulations = [_Simulation(folder) for folder in folders]
         registry = CollectorRegistry()
         spool = Spool(Path(data) / "spool", lambda _: None, lambda *_: None)  # type: ignore[arg-type, return-value]
-        LauncherMetrics(registry, Bus(NOWHERE, "benchmark"), SIMULATIONS, lambda: simulations, spool)
+        LauncherMetrics(registry, Bus(NOWHERE, "benchmark"), SIMULATIONS, lambda: simulations, spool, lambda: 2)
         times_s = []
         for _ in range(ROUNDS):
             began = time.process_time()

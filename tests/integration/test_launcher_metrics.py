@@ -56,6 +56,14 @@ def test_they_are_for_who_has_the_token(counting: RunningLauncher, port: int) ->
     assert scrape(port).status_code == 200
 
 
+def test_servers_that_are_ready_for_launches_are_counted(counting: RunningLauncher, port: int) -> None:
+    wait_until(lambda: figure(port, "nrp_launcher_idle_servers") == 2)  # the default of NRP_IDLE_SERVERS
+    simulation = counting.paused()
+    wait_until(lambda: figure(port, "nrp_launcher_idle_servers") == 2)
+    simulation.command("stopped")
+    simulation.await_final()
+
+
 def test_a_simulation_is_counted_from_its_launch_to_its_archives(counting: RunningLauncher, port: int) -> None:
     before = samples(scrape(port).text)
     simulation = counting.started()

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Metric
 
 from nrp_common.bus import Bus, BusCounts
 from nrp_common.lifecycle import SimulationEvent, SimulationState
+from nrp_simserver.launcher.metrics import PHASES, LauncherMetrics, Uploads
 from nrp_simserver.launcher.spool import Spool
-from nrp_simserver.metrics import PHASES, LauncherMetrics, Uploads
 from nrp_simserver.simulation_folder import Journal
 
 STARTED = SimulationState.STARTED
@@ -52,7 +52,7 @@ class Counted:
         self.registry = CollectorRegistry(auto_describe=True)
         self.simulations: list[FakeSimulation] = []
         self.metrics = LauncherMetrics(
-            self.registry, cast(Bus, FakeConnection()), 8, lambda: list(self.simulations), spool
+            self.registry, cast(Bus, FakeConnection()), 8, lambda: list(self.simulations), spool, lambda: 3
         )
 
     def launch(self, incarnation: str = "i") -> FakeSimulation:

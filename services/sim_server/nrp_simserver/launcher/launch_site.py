@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from nrp_common.bus import Bus
 from nrp_common.clone_cache import CloneCache
 from nrp_common.storage_client import StorageClient
+from nrp_simserver.launcher.metrics import LauncherMetrics
 from nrp_simserver.launcher.simulation_credentials import SimulationCredentials
 from nrp_simserver.launcher.simulation_record import SimulationRecord
 from nrp_simserver.launcher.spool import Spool
-from nrp_simserver.metrics import LauncherMetrics
 from nrp_simserver.placement.placement import Placement, ServerOrder
 from nrp_simserver.resources.cgroups import CgroupTree
 from nrp_simserver.resources.disk_use import DiskUse

@@ -24,11 +24,11 @@ from nrp_simserver import processes
 from nrp_simserver.launcher.data_directory import data_directory_of
 from nrp_simserver.launcher.health import health
 from nrp_simserver.launcher.launch_site import LaunchSite
+from nrp_simserver.launcher.metrics import LauncherMetrics, Uploads
 from nrp_simserver.launcher.simulation_credentials import SimulationCredentials
 from nrp_simserver.launcher.simulation_record import SimulationRecord
 from nrp_simserver.launcher.simulation_server_instance import SimulationServerInstance
 from nrp_simserver.launcher.spool import Spool
-from nrp_simserver.metrics import LauncherMetrics, Uploads
 from nrp_simserver.placement.choice import placement_of
 from nrp_simserver.placement.placement import QueuePlace
 from nrp_simserver.resources import cgroups
@@ -102,7 +102,14 @@ class Launcher:
             cgroups=tree,
             credentials=self._credentials,
             freed=self._appear,
-            metrics=LauncherMetrics(self._registry, self._bus, self._room.places, self._all_instances, self._spool),
+            metrics=LauncherMetrics(
+                self._registry,
+                self._bus,
+                self._room.places,
+                self._all_instances,
+                self._spool,
+                lambda: len(self._placement.server_pids()),
+            ),
         )
 
     # -- from start to end ---------------------------------------------------------------------------------------------

@@ -32,11 +32,11 @@ from nrp_simserver.launcher.archiving import Archiving
 from nrp_simserver.launcher.final_word import compose, speak
 from nrp_simserver.launcher.idle_culling import IdleCulling
 from nrp_simserver.launcher.launch_site import LaunchSite
+from nrp_simserver.launcher.metrics import LaunchPhases
 from nrp_simserver.launcher.news import Cloned, Ended, News, Overruled, Spawned, StopAsked, Swollen, Waits
 from nrp_simserver.launcher.queue_notice import QueueNotice
 from nrp_simserver.launcher.simulation_record import Intention, SimulationRecord, write_snapshot
 from nrp_simserver.launcher.verdict import Verdict, verdict_on
-from nrp_simserver.metrics import LaunchPhases
 from nrp_simserver.placement.local.spawner_connection import THE_SPAWNER
 from nrp_simserver.placement.placement import QueuePlace
 from nrp_simserver.resources.limits import Excess, Limited

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol, Self
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -104,6 +104,7 @@ class LauncherMetrics:
         capacity: how many simulations it takes at once.
         simulations: all that it has, ended ones included.
         spool: the archives that wait for the Storage Server.
+        idle_servers: how many servers wait for a simulation.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class LauncherMetrics:
         capacity: int,
         simulations: Callable[[], Collection[Simulation]],
         spool: Spool,
+        idle_servers: Callable[[], int],
     ) -> None:
         self._launches = Counter("nrp_launcher_launches", "Launches that were taken.", registry=registry)
         self._launch_phases = Histogram(
@@ -125,6 +127,10 @@ class LauncherMetrics:
         self._ended = Counter(
             "nrp_launcher_ended", "Simulations that ended, by their final state.", ["state"], registry=registry
         )
+        idle = Gauge(
+            "nrp_launcher_idle_servers", "Simulation servers that are ready and have no simulation.", registry=registry
+        )
+        idle.set_function(idle_servers)
         self._fleet = _Fleet(bus, capacity, simulations, spool)
         registry.register(self._fleet)
 
