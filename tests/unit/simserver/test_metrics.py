@@ -187,10 +187,14 @@ def test_what_befell_the_servers_connections_is_told_beside_the_launchers_own(co
     assert counted.figure("nrp_bus_connected") == 1
 
 
-def test_each_phase_of_a_launch_is_counted_once_and_in_its_turn(counted: Counted) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [(*PHASES, "initialise"), ("clone", "initialise", "spawn")],
+    ids=["again after a reconnect", "by the server before its spawner"],
+)
+def test_each_phase_of_a_launch_is_counted_once(counted: Counted, said: tuple[str, ...]) -> None:
     phases = counted.metrics.launch("i")
-    phases.over("spawn")  # not its turn
-    for phase in (*PHASES, "initialise"):  # a retained message comes again after a reconnect
+    for phase in said:
         phases.over(phase)
     counts = [counted.figure("nrp_launch_phase_duration_seconds_count", phase=phase) for phase in PHASES]
     assert counts == [1, 1, 1]

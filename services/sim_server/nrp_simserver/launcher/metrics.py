@@ -63,11 +63,10 @@ class LaunchPhases:
         self._left = list(PHASES)
 
     def over(self, phase: str) -> None:
-        """`phase` is over. Does nothing when it is not its turn: what was said may be said again."""
-        if self._left and self._left[0] == phase:
-            del self._left[0]
+        """`phase` is over, and those before it are. Does nothing when that was said already."""
+        while phase in self._left:
             now = time.monotonic()
-            self._durations.labels(phase).observe(now - self._since)
+            self._durations.labels(self._left.pop(0)).observe(now - self._since)
             self._since = now
 
 
