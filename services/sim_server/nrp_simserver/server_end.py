@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ValidationError
 
-from nrp_simserver.simulation_folder import SimulationFolder
+from nrp_simserver.simulation_folder import SimulationFolder, open_file, read_note
 
 SERVER_END: Final = "server_end.json"
 
@@ -51,7 +51,7 @@ class ServerEnd(BaseModel):
     def read(cls, folder: SimulationFolder) -> Self | None:
         """What is in a simulation's folder, None when it holds no end of a server."""
         try:
-            return cls.model_validate_json((folder.path / SERVER_END).read_bytes())
+            return cls.model_validate_json(read_note(folder.path / SERVER_END))
         except (OSError, ValidationError):
             return None
 
@@ -79,7 +79,7 @@ def last_words(file: Path, beginning: int = 0) -> str:
         beginning: of what counts, in bytes.
     """
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             size = opened.seek(0, os.SEEK_END)
             opened.seek(max(beginning, size - LAST_WORDS_BYTES))
             end = opened.read().decode(errors="replace")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 
 JOURNAL_SIZE = 4096
 """In bytes, filled up with spaces: a page, which the kernel copies as a whole. Only the last one may be longer."""
+
+LARGEST_NOTE = 100_000_000
+"""In bytes: what is larger no process of ours wrote, and is not read into memory."""
 
 
 class BusAccess(BaseModel):
@@ -191,6 +196,14 @@ class SimulationFolder:
         """Everything that the simulation, its engines and its external processes write to stdout and stderr."""
         return self.path / f"simulation_{self.simulation_id}.log"
 
+    def append_to_log(self) -> TextIO:
+        """Open the log to write at its end.
+
+        Raises:
+            OSError: the folder is gone, or an experiment put something else in its place.
+        """
+        return os.fdopen(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644), "a")
+
     @property
     def journal(self) -> Path:
         """Where the server's journal is."""
@@ -224,19 +237,50 @@ class SimulationFolder:
 
         Written over what was there, in one call: putting a new file in its place takes the file system a hundred times
         as long, and every command waits for it.
+
+        Raises:
+            OSError: the folder is gone, or an experiment put something else in its place.
         """
-        file = os.open(self.journal, os.O_WRONLY | os.O_CREAT, 0o644)
+        written = journal.model_dump_json().encode().ljust(JOURNAL_SIZE)
+        file = os.open(self.journal, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o644)
         try:
-            os.pwrite(file, journal.model_dump_json().encode().ljust(JOURNAL_SIZE), 0)
+            os.pwrite(file, written, 0)
+            if os.fstat(file).st_size > len(written):  # an experiment wrote over it
+                os.ftruncate(file, len(written))
         finally:
             os.close(file)
 
     def read_journal(self) -> Journal:
         """The journal, a fresh one when the server has not written any, or an experiment wrote over it."""
         try:
-            return Journal.model_validate_json(self.journal.read_bytes())
+            return Journal.model_validate_json(read_note(self.journal))
         except (OSError, ValidationError):
             return Journal()
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to which an experiment has access, and may have put anything in its place: a pipe is not waited for.
+
+    Raises:
+        OSError: it is not there, or no file.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is no file any more", str(path))
+    return file
+
+
+def read_note(path: Path) -> bytes:
+    """What one of our processes noted down in a simulation's folder, or what is in its place.
+
+    Raises:
+        OSError: it is not there, or not ours.
+    """
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST_NOTE:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return file.read()
 
 
 def remove_folder(folder: Path) -> None:

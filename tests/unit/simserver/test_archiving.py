@@ -104,12 +104,27 @@ def test_storage_that_takes_longer_makes_them_pending_and_is_told_later(make: An
     assert late == [BOTH]
 
 
-def test_simulation_that_never_began_has_none(make: Any, storage: FakeStorage) -> None:
+def test_simulation_that_never_began_has_none(make: Any, ended: SimulationFolder, storage: FakeStorage) -> None:
+    ended.log.unlink()
     archiving = make()
     archiving.cloned = None
     assert archiving.collect(ArchiveKind.LOGS) is None
     assert archiving.store(5, told) == Archives()
     assert storage.writes == []
+
+
+def test_own_log_is_stored_when_the_experiment_is_gone(
+    make: Any, ended: SimulationFolder, storage: FakeStorage
+) -> None:
+    remove_folder(ended.experiment)
+    assert make().store(5, told) == Archives(logs=LOGS)
+    assert storage.writes == [LOGS]
+
+
+def test_logs_are_stored_when_nobody_knows_any_more_what_was_cloned(make: Any, storage: FakeStorage) -> None:
+    archiving = make()
+    archiving.cloned = None
+    assert archiving.store(5, told) == Archives(logs=LOGS)
 
 
 def test_what_cannot_be_written_is_tried_again(
@@ -155,7 +170,7 @@ def test_what_an_earlier_launcher_spooled_is_not_written_again(
     assert b"half deleted" not in storage.files[f"exp/{RESULTS}"]
 
 
-@pytest.mark.parametrize("said", [BOTH, Archives(logs=PENDING, results=PENDING)])
+@pytest.mark.parametrize("said", [BOTH, Archives(logs=PENDING, results=PENDING), Archives()])
 def test_what_an_earlier_launcher_stored_is_neither_stored_again_nor_forgotten(
     make: Any, storage: FakeStorage, ended: SimulationFolder, record: SimulationRecord, said: Archives
 ) -> None:

@@ -7,7 +7,6 @@ Results are the files that are new or changed since the experiment was cloned an
 from __future__ import annotations
 
 import os
-import stat
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from nrp_common.messages import ArchiveKind
-from nrp_simserver.simulation_folder import SimulationFolder
+from nrp_simserver.simulation_folder import SimulationFolder, open_file
 
 QUICKLY: Final = 1
 """The level of compression: higher ones take several times as long for a tenth of the size."""
@@ -170,14 +169,9 @@ def _add(archive: zipfile.ZipFile, file: ArchivedFile) -> None:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        # Not blocking: while a simulation runs it may put a pipe in the place of a file.
-        source = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+        return open_file(path)
     except OSError as error:
         raise _Unreadable(error.strerror) from error
-    if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-        source.close()
-        raise _Unreadable("It is no file any more")
-    return source
 
 
 def _read(source: BinaryIO, size: int) -> bytes:

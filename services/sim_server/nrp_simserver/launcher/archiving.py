@@ -6,6 +6,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -170,17 +171,17 @@ class Archiving:
         launch = self._record.launch
         if (spooled := self._spool.manifest(launch.simulation_id)) is not None:  # by an earlier launcher
             return spooled.archives
-        if self.cloned is None:  # nothing happened
+        if self._record.archives is not None:  # stored by an earlier launcher
+            return self._record.archives
+        if self.cloned is None and not self._folder.log.exists():  # nothing happened
             return Archives()
-        if not self._folder.experiment.exists():
-            return self._stored_before()
-        if self.may_leave_out_results:
+        if self.may_leave_out_results and self.cloned is not None:
             self._leave_out_results_without_room(self.cloned)
         folder = self._spool.folder_for(launch.simulation_id)
         names: dict[ArchiveKind, str] = {}
-        for kind in ArchiveKind:
+        for kind in ArchiveKind if self.cloned is not None else (ArchiveKind.LOGS,):
             name = archive_name(launch.simulation_id, kind, self._record.launched_at)
-            for fault in write_archive(folder / name, files_of(kind, self._folder, self.cloned)):
+            for fault in write_archive(folder / name, files_of(kind, self._folder, self.cloned or {})):
                 log.warning("Left out of %s: %s", name, fault)
             if (folder / name).exists():
                 names[kind] = name
@@ -195,7 +196,15 @@ class Archiving:
             obsolete=self._record.collected,
         )
         self._spool.put(manifest)
+        self._note_archives(archives)
         return archives
+
+    def _note_archives(self, archives: Archives) -> None:
+        self._record.archives = archives
+        try:
+            self._record.write(self._folder)
+        except OSError as error:  # the experiment took the folder away, so that no next launcher finds it either
+            log.error("The record of simulation %d cannot be written: %s", self._record.launch.simulation_id, error)
 
     def _leave_out_results_without_room(self, cloned: Snapshot) -> None:
         results = list(files_of(ArchiveKind.RESULTS, self._folder, cloned))
@@ -204,17 +213,8 @@ class Archiving:
             return
         for file in results:
             file.path.unlink(missing_ok=True)
-        with self._folder.log.open("a") as own_log:
+        with suppress(OSError), self._folder.append_to_log() as own_log:  # the experiment may have taken it away
             own_log.write(f"The results, {size // DISK_MEGABYTE} MB, are not kept: the disk has no room for them\n")
-
-    def _stored_before(self) -> Archives:
-        """What an earlier launcher stored: it then had the final word, which may call it pending."""
-        if (final := self._record.final) is None:
-            return Archives()
-        logs, results = (
-            archive_name(self._record.launch.simulation_id, kind, self._record.launched_at) for kind in ArchiveKind
-        )
-        return Archives(logs=final.logs and logs, results=final.results and results)
 
 
 def _pending(archives: Archives) -> Archives:

@@ -10,9 +10,9 @@ from typing import Self
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from nrp_common.lifecycle import SimulationEvent
-from nrp_common.messages import Launch, LifecycleMessage
+from nrp_common.messages import Archives, Launch, LifecycleMessage
 from nrp_simserver.launcher.archives import Snapshot
-from nrp_simserver.simulation_folder import SimulationFolder
+from nrp_simserver.simulation_folder import SimulationFolder, read_note
 
 RECORD = "record.json"
 SNAPSHOT = "snapshot.json"
@@ -40,6 +40,7 @@ class SimulationRecord(BaseModel):
         incarnation: of its simulation server.
         launched_at: local time with its zone; names its archives.
         collected: names of the archives that were put into the experiment while it ran.
+        archives: what the final ones are called, once they are safe: nothing else in the folder is needed any more.
         intention: that it is being ended, once it is.
         final: the final word, once it is known; then it is published as it is here.
     """
@@ -48,6 +49,7 @@ class SimulationRecord(BaseModel):
     incarnation: str
     launched_at: datetime
     collected: list[str] = []
+    archives: Archives | None = None
     intention: Intention | None = None
     final: LifecycleMessage | None = None
 
@@ -64,7 +66,7 @@ class SimulationRecord(BaseModel):
     def read(cls, folder: SimulationFolder) -> Self | None:
         """The record in a simulation's folder, None when it holds none."""
         try:
-            return cls.model_validate_json((folder.path / RECORD).read_bytes())
+            return cls.model_validate_json(read_note(folder.path / RECORD))
         except (OSError, ValidationError):
             return None
 
@@ -77,7 +79,7 @@ def write_snapshot(folder: SimulationFolder, cloned: Snapshot) -> None:
 def read_snapshot(folder: SimulationFolder) -> Snapshot | None:
     """What the experiment was when the simulation began, None when it did not begin."""
     try:
-        noted = json.loads((folder.path / SNAPSHOT).read_bytes())
+        noted = json.loads(read_note(folder.path / SNAPSHOT))
     except (OSError, ValueError):
         return None
     return {name: (size, changed) for name, (size, changed) in noted.items()}

@@ -70,6 +70,8 @@ ORDERS: Final = 3
 
 NEVER_STARTED: Final = "The launcher ended before it had a simulation server started"
 
+FOLDER_GONE: Final = "The simulation's folder was deleted while it ran"
+
 SPAWNER_ENDED: Final = f"{THE_SPAWNER} ended while there was no launcher, and the simulation with it"
 
 
@@ -109,6 +111,7 @@ class SimulationServerInstance:
         self._is_ready = False
         self._kill_at = math.inf
         self._has_heard = threading.Event()  # what was said of the simulation last
+        self._heard: LifecycleMessage | None = None  # of its server, the latest that is not final
         self._was_stopped = False  # and nothing of it runs any more
         self._is_final_spoken = threading.Event()
         self._awaits_broker = False
@@ -213,8 +216,11 @@ class SimulationServerInstance:
         return self._archiving.collect(kind)
 
     def read_journal(self) -> Journal:
-        """How far the simulation got, as its server has noted it down."""
-        return self.folder.read_journal()
+        """How far the simulation got, as its server has noted it down, or at least said where that was lost."""
+        journal, heard = self.folder.read_journal(), self._heard
+        if heard is None or heard.seq <= journal.seq:
+            return journal
+        return journal.model_copy(update={"state": heard.target_state, "seq": heard.seq})
 
     def forget(self) -> None:
         """Leave what is retained on the bus to the gateways."""
@@ -234,7 +240,7 @@ class SimulationServerInstance:
     def _take_command(self, command: Command, responder: Responder) -> None:
         """Take part in a stop, and answer what no server is there to answer."""
         self._culling.stir()
-        journal = self.folder.read_journal()
+        journal = self.read_journal()
         if command.event is CommandEvent.STOPPED:
             with tracing.within(
                 tracing.current()._replace(simulation=self.simulation_id, owner=self.record.launch.owner)
@@ -260,6 +266,13 @@ class SimulationServerInstance:
     def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
         message = LifecycleMessage.from_json(payload)
         self._has_heard.set()
+        if (
+            message is not None
+            and not message.target_state.is_final
+            and message.incarnation == self.record.incarnation
+            and (self._heard is None or message.seq > self._heard.seq)
+        ):
+            self._heard = message
         if message is not None and message.event is SimulationEvent.INITIALIZED:
             self._note_phase("initialise")
         if (
@@ -380,7 +393,7 @@ class SimulationServerInstance:
             if isinstance(news, Swollen) and self.record.intention is None:
                 self._fail_for(news.excess)
             if self.record.intention is None:
-                journal = self.folder.read_journal()
+                journal = self.read_journal()
                 if (fault := self._find_fault(time.monotonic() - started_at)) is not None:
                     self._intend(Intention(event=SimulationEvent.FAILED, reason=fault))
                 elif (excess := self._limits.excess(journal, self.pid, self._spawner)) is not None:
@@ -425,9 +438,11 @@ class SimulationServerInstance:
     def _find_fault(self, age_s: float) -> str | None:
         """Why the simulation has to be ended, None when it has not."""
         settings = self._site.settings
+        if not self.folder.path.is_dir():
+            return FOLDER_GONE
         if size_of_logs(self.folder) > settings.log_limit_mb * MEGABYTE:
             return f"The simulation wrote more than {settings.log_limit_mb} MB to its logs (limit NRP_LOG_LIMIT_MB)"
-        self._is_ready = self._is_ready or self.folder.read_journal().seq > 0
+        self._is_ready = self._is_ready or self.read_journal().seq > 0
         if not self._is_ready and age_s > settings.initialise_timeout_s:
             return f"The simulation was not ready after {settings.initialise_timeout_s:g} s"
         return None
@@ -444,7 +459,10 @@ class SimulationServerInstance:
             self._archiving.may_leave_out_results = True
 
     def _verdict(self, ended: Ended) -> Verdict:
-        journal, is_own_end = self.folder.read_journal(), not (ended.by_placement or ended.with_spawner)
+        journal, is_own_end = self.read_journal(), not (ended.by_placement or ended.with_spawner)
+        if self.record.intention is None and not self.folder.path.is_dir():
+            reason = f"{FOLDER_GONE}; {ended.how}"
+            self.record.intention = Intention(event=SimulationEvent.FAILED, reason=reason)
         if self.record.intention is None and is_own_end and not journal.stopping:
             excess = self._limits.excess_at_the_end()
             if excess is not None:  # it did not live to be ended for it
@@ -473,7 +491,7 @@ class SimulationServerInstance:
         stored = self._archiving.store(STORED_WITHIN_S, self.stored_late)
         if self.is_leftover:
             self._hear_earlier_words()
-        journal = self.folder.read_journal()
+        journal = self.read_journal()
         own_word = compose(self._site.node, self.record.incarnation, verdict, journal, stored)
         self._note_final_word(journal.verdict or own_word)  # the server may have heard what passed this launcher by
         if self._archiving.is_safe:
@@ -530,4 +548,4 @@ class SimulationServerInstance:
         if self.is_leftover or Archives(logs=final.logs, results=final.results) != stored:
             bus.retain(topics.archives(self.simulation_id), stored)
         if final.source_node == self._site.node:
-            speak(bus, topics, self.simulation_id, final, verdict, self.folder.read_journal())
+            speak(bus, topics, self.simulation_id, final, verdict, self.read_journal())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ from nrp_common.messages import LifecycleMessage
 from nrp_simserver.server.clock import SimulationClock
 from nrp_simserver.server.notifier import MQTTNotifier
 from nrp_simserver.simulation_folder import Journal, SimulationFolder
+
+log = logging.getLogger(__name__)
 
 
 class SimulationServerLifecycle(SimulationLifecycle):
@@ -42,6 +45,7 @@ class SimulationServerLifecycle(SimulationLifecycle):
         self._clock = clock
         self._notifier = notifier
         self._answer = answer
+        self._obstacle: str | None = None  # to the journal, when it could not be written last
 
     def entered(self, source: SimulationState, event: SimulationEvent) -> None:
         """Account the real time, write the journal, tell who asked for it, then everybody."""
@@ -50,7 +54,7 @@ class SimulationServerLifecycle(SimulationLifecycle):
             self._clock.start()
         else:
             self._clock.pause()
-        self.write_journal()
+        self.keep_journal()
         self._answer()
         self._notifier.transition(source, event, self.current, self.seq)
         self.publish_status()  # after it: whoever sees the state here finds it at the gateway, too
@@ -60,8 +64,26 @@ class SimulationServerLifecycle(SimulationLifecycle):
         with self.lock:
             self._notifier.status(self.current, self._clock)
 
+    def keep_journal(self, *, stopping: bool = False, error: str | None = None) -> None:
+        """Write the journal, if that is possible: a full disk or a lost folder is no reason to fall silent.
+
+        The launcher hears of each transition on the bus as well, and reads of an error in the log.
+        """
+        try:
+            self.write_journal(stopping=stopping, error=error)
+        except OSError as obstacle:
+            if str(obstacle) != self._obstacle:  # not once a second
+                log.error("The journal cannot be written: %s", obstacle)
+            self._obstacle = str(obstacle)
+        else:
+            self._obstacle = None
+
     def write_journal(self, *, stopping: bool = False, error: str | None = None) -> None:
-        """Tell the launcher how far the simulation got, and at the end how it ended."""
+        """Tell the launcher how far the simulation got, and at the end how it ended.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         self._folder.write_journal(
             Journal(
                 state=self.current,

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -248,7 +247,7 @@ class SimulationServer:
         with self._lifecycle.lock:
             self._gate.end(SimulationStopped)
             self._clock.pause()
-            self._lifecycle.write_journal(stopping=error is None, error=reason)
+            self._lifecycle.keep_journal(stopping=error is None, error=reason)
             outcome = f"The simulation failed: {reason}" if reason else "The simulation was stopped"
             self._answer_waiting(Reply(error=outcome, refusal=Refusal.FAILED))
         surroundings.leave_at_latest_in(SHUTDOWN_S)
@@ -385,8 +384,7 @@ class SimulationServer:
         while not self._is_over.wait(self._setup.status_interval_s):
             with self._lifecycle.lock:
                 if not self._is_over.is_set():
-                    with suppress(OSError):  # a full disk is no reason to fall silent
-                        self._lifecycle.write_journal()  # should this process be killed, its times are not lost
+                    self._lifecycle.keep_journal()  # should this process be killed, its times are not lost
                     self._lifecycle.publish_status()
 
 
