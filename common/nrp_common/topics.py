@@ -7,6 +7,10 @@ carry a prefix, so that several installations share a broker.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+MOST_DIGITS: Final = 19
+"""Of an id: those of the largest that a catalogue can count to. Python does not read any number of them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ class Topics:
     def simulation_id_of(self, topic: str) -> int | None:
         """The id in a topic below `nrp_simulation/`, None when it is no such topic or the id is no number."""
         level = self._second_level_of(topic, "nrp_simulation")
-        return int(level) if level is not None and level.isascii() and level.isdigit() else None
+        is_number = level is not None and level.isascii() and level.isdigit() and len(level) <= MOST_DIGITS
+        return int(level) if level is not None and is_number else None
 
     def launcher_of(self, topic: str) -> str | None:
         """The name in a topic below `nrp_launcher/`, None when it is no such topic."""

@@ -34,6 +34,7 @@ def test_names_are_taken_apart_as_they_were_built(prefix: str) -> None:
         "nrp_simulation/-1/status",
         "nrp_simulation/²/status",
         "nrp_simulation//status",
+        pytest.param(f"nrp_simulation/{'9' * 5000}/status", id="5000 digits"),
         "nrp_simulation",
         "other/7/status",
         "lab/nrp_simulation/7/status",
