@@ -11,6 +11,7 @@ from nrp_common.errors import InvalidToken, StorageError, StorageForbidden, Stor
 from nrp_common.messages import ArchiveKind, Archives
 from nrp_simserver.launcher import spool as spool_module
 from nrp_simserver.launcher.spool import Manifest, Spool
+from nrp_simserver.simulation_folder import remove_folder
 from tests.unit.simserver.fake_storage import FakeStorage
 from tests.waiting import wait_until
 
@@ -64,6 +65,14 @@ def test_archives_are_stored_and_the_spool_is_empty(spools: Spools, storage: Fak
     assert storage.files == {"exp/logs.zip": b"the logs", "exp/results.zip": b"the results"}
     assert list(spools.directory.iterdir()) == []
     assert spool.store(7) is None
+
+
+def test_spool_that_was_deleted_is_made_again(spools: Spools, storage: FakeStorage) -> None:
+    spool = spools.next()
+    remove_folder(spools.directory)
+    assert spool.waiting() == (0, 0)
+    put(spool)
+    assert spool.store(7) == BOTH
 
 
 def test_what_was_stored_before_a_failure_is_not_stored_again(spools: Spools, storage: FakeStorage) -> None:

@@ -119,7 +119,7 @@ class Spool:
     def folder_for(self, simulation_id: int) -> Path:
         """Where a simulation's archives are to be written, before they are handed over by `put`."""
         folder = self._folder(simulation_id)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # who emptied the disk by hand may have taken the spool away, too
         return folder
 
     def put(self, manifest: Manifest) -> None:
@@ -152,7 +152,7 @@ class Spool:
     def waiting(self) -> tuple[int, int]:
         """How many simulations have archives that wait, and what these take on the disk, in bytes."""
         simulations = size = 0
-        for folder in self._directory.iterdir():
+        for folder in self._directory.iterdir() if self._directory.exists() else ():
             simulations += 1
             with suppress(OSError):  # stored, and taken away, meanwhile
                 size += sum(file.stat().st_size for file in folder.iterdir())
