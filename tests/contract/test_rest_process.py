@@ -180,6 +180,27 @@ def test_worker_does_not_survive_its_gateway(to_be_ended: Served) -> None:
     wait_until(lambda: not any(each.is_running() for each in workers))
 
 
+def worker_that_still_loads(gateway: GatewayProcess) -> psutil.Process:
+    process = psutil.Process(gateway.process.pid)
+    wait_until(lambda: process.children() or gateway.process.poll() is not None, 20)
+    return process.children()[0]
+
+
+def test_gateway_that_is_told_to_end_while_it_loads_ends(start: Start) -> None:
+    gateway = start()
+    worker = worker_that_still_loads(gateway)
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(15) == 0  # and does not wait until its worker has to be killed, after 30 s
+    assert not worker.is_running()
+
+
+def test_worker_does_not_survive_a_gateway_that_is_killed_while_it_loads(start: Start) -> None:
+    gateway = start()
+    worker = worker_that_still_loads(gateway)
+    gateway.process.kill()
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 15)
+
+
 def test_answer_that_is_being_made_is_finished_first(to_be_ended: Served) -> None:
     gateway, launcher = to_be_ended
     launcher.on_launch = created

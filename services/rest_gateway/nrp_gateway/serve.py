@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import socket
 import sys
@@ -33,6 +34,8 @@ another one is carried out. Commands take a third less."""
 FAILED: Final = 1
 """The exit status of a gateway that cannot begin its work."""
 
+ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -55,16 +58,38 @@ def serve(settings: GatewaySettings) -> None:
         workers_kill_timeout=KILL_AFTER_S,
         log_enabled=False,
     )
-    server.serve(target_loader=partial(_load, settings), wrap_loader=False)
+    _let_worker_be_ended_at_any_time()
+    server.serve(target_loader=partial(_load, settings, os.getpid()), wrap_loader=False)
 
 
-def _load(settings: GatewaySettings) -> Callable[..., Any]:
+def _let_worker_be_ended_at_any_time() -> None:
+    """Have a signal end the worker also while the application is made.
+
+    granian's worker inherits handlers that mean its parent, and keeps them until it serves: a gateway that is told to
+    end meanwhile would serve on until it is killed; one whose parent is killed for ever, at the port of the next one.
+    """
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, ENDING_SIGNALS),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, ENDING_SIGNALS),
+        after_in_child=_die_of_ending_signals,
+    )
+
+
+def _die_of_ending_signals() -> None:
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)  # and of what came before
+
+
+def _load(settings: GatewaySettings, parent: int) -> Callable[..., Any]:
     """The application, made in granian's worker process: threads and connections do not survive a fork."""
-    from nrp_gateway.app import create_app
-
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # A worker whose parent was killed would keep the port and go on answering.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before the kernel knew
+        sys.exit(FAILED)
+    from nrp_gateway.app import create_app
+
     try:
         return create_app(settings)
     except NRPError as error:  # granian would write down how it came to call this
