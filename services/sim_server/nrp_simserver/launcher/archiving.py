@@ -196,15 +196,9 @@ class Archiving:
             obsolete=self._record.collected,
         )
         self._spool.put(manifest)
-        self._note_archives(archives)
-        return archives
-
-    def _note_archives(self, archives: Archives) -> None:
         self._record.archives = archives
-        try:
-            self._record.write(self._folder)
-        except OSError as error:  # the experiment took the folder away, so that no next launcher finds it either
-            log.error("The record of simulation %d cannot be written: %s", self._record.launch.simulation_id, error)
+        self._record.keep(self._folder)
+        return archives
 
     def _leave_out_results_without_room(self, cloned: Snapshot) -> None:
         results = list(files_of(ArchiveKind.RESULTS, self._folder, cloned))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from datetime import datetime
 from typing import Self
@@ -13,6 +14,8 @@ from nrp_common.lifecycle import SimulationEvent
 from nrp_common.messages import Archives, Launch, LifecycleMessage
 from nrp_simserver.launcher.archives import Snapshot
 from nrp_simserver.simulation_folder import SimulationFolder, read_note
+
+log = logging.getLogger(__name__)
 
 RECORD = "record.json"
 SNAPSHOT = "snapshot.json"
@@ -61,6 +64,13 @@ class SimulationRecord(BaseModel):
         with self._writing:
             new.write_text(self.model_dump_json())
             new.replace(folder.path / RECORD)
+
+    def keep(self, folder: SimulationFolder) -> None:
+        """Write it if that is possible: where it is not, no next launcher finds it either."""
+        try:
+            self.write(folder)
+        except OSError as error:
+            log.error("The record of simulation %d cannot be written: %s", self.launch.simulation_id, error)
 
     @classmethod
     def read(cls, folder: SimulationFolder) -> Self | None:

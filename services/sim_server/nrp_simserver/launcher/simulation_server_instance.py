@@ -7,14 +7,12 @@ import math
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from nrp_common import tracing
 from nrp_common.bus import Responder
-from nrp_common.errors import BusUnavailable, InvalidTransition, NRPError, SimulationFinal
+from nrp_common.errors import BusUnavailable, NRPError
 from nrp_common.lifecycle import SimulationEvent
 from nrp_common.messages import (
     ArchiveKind,
@@ -23,19 +21,19 @@ from nrp_common.messages import (
     CommandEvent,
     ErrorType,
     LifecycleMessage,
-    Refusal,
     Reply,
 )
 from nrp_simserver import processes
 from nrp_simserver.launcher.archives import size_of_logs, snapshot
 from nrp_simserver.launcher.archiving import Archiving
-from nrp_simserver.launcher.final_word import compose, speak
+from nrp_simserver.launcher.final_word import FinalWord
 from nrp_simserver.launcher.idle_culling import IdleCulling
 from nrp_simserver.launcher.launch_site import LaunchSite
 from nrp_simserver.launcher.metrics import LaunchPhases
 from nrp_simserver.launcher.news import Cloned, Ended, News, Overruled, Spawned, StopAsked, Swollen, Waits
 from nrp_simserver.launcher.queue_notice import QueueNotice
 from nrp_simserver.launcher.simulation_record import Intention, SimulationRecord, write_snapshot
+from nrp_simserver.launcher.stand_in import StandIn
 from nrp_simserver.launcher.verdict import Verdict, verdict_on
 from nrp_simserver.placement.local.spawner_connection import THE_SPAWNER
 from nrp_simserver.placement.placement import QueuePlace
@@ -53,17 +51,8 @@ STORED_WITHIN_S: Final = 5.0
 
 MEGABYTE: Final = 1_000_000
 
-COMMANDS_UNDER_WAY: Final = 16
-"""How many commands to a server that dies are answered in its place."""
-
-BROKER_AWAY_S: Final = 60.0
-"""Between two looks at whether a broker is back."""
-
 HEARD_WITHIN_S: Final = 1.0
 """How long a broker may take to tell what was said of a simulation before, which may be nothing."""
-
-DELIVERED_WITHIN_S: Final = 5.0
-"""How long a broker that is there may take to acknowledge the final word."""
 
 ORDERS: Final = 3
 """How often a server is ordered, when each time the spawner dies before it says that there is one."""
@@ -107,15 +96,12 @@ class SimulationServerInstance:
         self._phases: LaunchPhases | None = None  # of a launch by this launcher
         self._cloning: threading.Thread | None = None
         self._credentials: Credentials | None = None  # at the broker, of a launch by this launcher
-        self._has_server = False  # one is there, or about to be, that answers commands
         self._is_ready = False
         self._kill_at = math.inf
         self._has_heard = threading.Event()  # what was said of the simulation last
         self._heard: LifecycleMessage | None = None  # of its server, the latest that is not final
-        self._was_stopped = False  # and nothing of it runs any more
-        self._is_final_spoken = threading.Event()
-        self._awaits_broker = False
-        self._commands: deque[Responder] = deque(maxlen=COMMANDS_UNDER_WAY)
+        self._stand_in = StandIn()
+        self._final_word = FinalWord(record, folder, site)
 
     @property
     def simulation_id(self) -> int:
@@ -130,7 +116,7 @@ class SimulationServerInstance:
     @property
     def is_busy(self) -> bool:
         """Whether there is something left to do, other than to wait for a broker that is away."""
-        return self.over_since is None and not self._awaits_broker
+        return self.over_since is None and not self._final_word.awaits_broker
 
     @property
     def is_on_its_own(self) -> bool:
@@ -152,7 +138,7 @@ class SimulationServerInstance:
         self.is_leftover = True
         if self._site.credentials is not None:
             self._site.credentials.expect(self.simulation_id, self.incarnation)
-        self._has_server = True  # as far as is known
+        self._stand_in.server_is_there()  # as far as is known
         self._listen()
         self._start_thread(self._take_over)
 
@@ -203,9 +189,8 @@ class SimulationServerInstance:
             self._limits.kill(self.pid, self._spawner)
 
     def stored_late(self, archives: Archives) -> None:
-        """Tell where the archives are, which the final word could not."""
-        self._is_final_spoken.wait()
-        self._site.bus.retain(self._topics.archives(self.simulation_id), archives)
+        """Its archives are stored, which its final word could not tell yet."""
+        self._final_word.add_archives(archives)
 
     def collect(self, kind: ArchiveKind) -> str | None:
         """Put the logs or results so far into the experiment. Returns the archive's name, None when there is none.
@@ -248,40 +233,21 @@ class SimulationServerInstance:
                 log.info("Simulation %d is asked to stop", self.simulation_id)
             self._news.put(StopAsked())
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
-        elif self.is_running and not self._has_server:
-            responder.reply(Reply(error=str(InvalidTransition(journal.state, command.event)), refusal=Refusal.INVALID))
-        elif self._was_stopped or self._is_final_spoken.is_set():
-            responder.reply(Reply(error=str(SimulationFinal()), refusal=Refusal.INVALID))
         else:
-            self._commands.append(responder)
-            if not self._has_server:
-                self._answer_for_the_dead()
-
-    def _answer_for_the_dead(self) -> None:
-        with suppress(IndexError):
-            while True:
-                responder = self._commands.popleft()
-                responder.reply(Reply(error="The simulation ended before it carried that out", refusal=Refusal.FAILED))
+            self._stand_in.take(command, responder, journal.state)
 
     def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
         message = LifecycleMessage.from_json(payload)
         self._has_heard.set()
-        if (
-            message is not None
-            and not message.target_state.is_final
-            and message.incarnation == self.record.incarnation
-            and (self._heard is None or message.seq > self._heard.seq)
-        ):
-            self._heard = message
-        if message is not None and message.event is SimulationEvent.INITIALIZED:
+        if message is None:
+            return
+        if message.event is SimulationEvent.INITIALIZED:
             self._note_phase("initialise")
-        if (
-            message is not None
-            and message.target_state.is_final
-            and message.source_node != self._site.node
-            and message.incarnation in ("", self.record.incarnation)
-        ):
-            self._news.put(Overruled(message))
+        if message.target_state.is_final:
+            if message.source_node != self._site.node and message.incarnation in ("", self.incarnation):
+                self._news.put(Overruled(message))
+        elif message.incarnation == self.incarnation and (self._heard is None or message.seq > self._heard.seq):
+            self._heard = message
 
     def _note_phase(self, phase: str) -> None:
         if self._phases is not None:
@@ -324,7 +290,7 @@ class SimulationServerInstance:
             self._site.placement.dismiss(self.record.incarnation)
             return Verdict(SimulationEvent.FAILED, f"The simulation gets no cgroup: {error}", ErrorType.LOADING)
         write_snapshot(self.folder, self._archiving.cloned)
-        self._has_server = True
+        self._stand_in.server_is_there()
         return self._verdict(self._run_server())
 
     def _get_credentials(self) -> str | None:
@@ -412,7 +378,7 @@ class SimulationServerInstance:
             case StopAsked():
                 self._have_stopped(news)
             case Overruled(by=message):
-                self._note_final_word(message)
+                self._final_word.note(message)
                 self._have_stopped(StopAsked(message.reason))
         return news
 
@@ -423,9 +389,9 @@ class SimulationServerInstance:
     def _intend(self, intention: Intention) -> None:
         """End the server; the next launcher does so, too, when this one dies over it."""
         self.record.intention = intention
-        if self._has_server:
+        if self._stand_in.has_server:
             self._end_server(intention)
-        self._write_record()
+        self.record.keep(self.folder)
 
     def _end_server(self, intention: Intention) -> None:
         """Have the server end: in order, which it may do already or be cut off from the bus, or at once."""
@@ -482,24 +448,21 @@ class SimulationServerInstance:
         self.pid = None
         self.is_placed = False
         self.is_running = False
-        self._was_stopped = verdict.event is SimulationEvent.STOPPED
-        self._has_server = False
-        self._answer_for_the_dead()
+        self._stand_in.server_is_dead(was_stopped=verdict.event is SimulationEvent.STOPPED)
         self._queue_notice.take_back()
         self._site.metrics.end(self, verdict.event)
         self._site.freed()
-        stored = self._archiving.store(STORED_WITHIN_S, self.stored_late)
+        stored = self._archiving.store(STORED_WITHIN_S, self._final_word.add_archives)
         if self.is_leftover:
             self._hear_earlier_words()
         journal = self.read_journal()
-        own_word = compose(self._site.node, self.record.incarnation, verdict, journal, stored)
-        self._note_final_word(journal.verdict or own_word)  # the server may have heard what passed this launcher by
+        self._final_word.note_own(verdict, journal, stored)
         if self._archiving.is_safe:
             remove_folder(self.folder.experiment)
-        self._speak_final_word(verdict, stored)
-        self._is_final_spoken.set()
+        self._final_word.speak(verdict, journal, stored, is_leftover=self.is_leftover)
+        self._stand_in.all_is_said()
         self._archiving.wait_until_safe()
-        self._await_delivery()
+        self._final_word.await_delivery()
         self._site.placement.forget(self.record.incarnation)
         remove_folder(self.folder.path)
         self._site.bus.unsubscribe(self._topics.command(self.simulation_id))
@@ -511,41 +474,7 @@ class SimulationServerInstance:
 
     def _hear_earlier_words(self) -> None:
         """Take note of a verdict that a gateway passed while there was no launcher: that one stands."""
-        self._await_broker()
+        self._final_word.await_broker()
         self._has_heard.wait(HEARD_WITHIN_S)
         while not self._news.empty():
             self._next_news()
-
-    def _await_delivery(self) -> None:
-        """Wait until the final word is out: should this launcher end before, the next one finds it in the folder."""
-        self._await_broker()
-        self._site.bus.flush(DELIVERED_WITHIN_S)
-
-    def _await_broker(self) -> None:
-        while not self._site.bus.is_connected:
-            self._awaits_broker = True
-            with suppress(BusUnavailable):
-                self._site.bus.wait_until_connected(BROKER_AWAY_S)
-        self._awaits_broker = False
-
-    def _note_final_word(self, message: LifecycleMessage) -> None:
-        """Have it spoken again, not another one, if this launcher dies now. The first one counts."""
-        if self.record.final is None:
-            self.record.final = message
-            self._write_record()
-
-    def _write_record(self) -> None:
-        try:
-            self.record.write(self.folder)
-        except OSError as error:
-            log.error("The record of simulation %d cannot be written: %s", self.simulation_id, error)
-
-    def _speak_final_word(self, verdict: Verdict, stored: Archives) -> None:
-        """Publish the final state, unless somebody else did, and where the archives are if it does not say so."""
-        bus, topics, final = self._site.bus, self._topics, self.record.final
-        assert final is not None
-        # A gateway that gave up on an earlier launcher listens to nothing else any more.
-        if self.is_leftover or Archives(logs=final.logs, results=final.results) != stored:
-            bus.retain(topics.archives(self.simulation_id), stored)
-        if final.source_node == self._site.node:
-            speak(bus, topics, self.simulation_id, final, verdict, self.read_journal())
