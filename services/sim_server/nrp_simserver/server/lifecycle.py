@@ -18,15 +18,14 @@ log = logging.getLogger(__name__)
 class SimulationServerLifecycle(SimulationLifecycle):
     """The state of one simulation until its final one, which its launcher publishes when the process is gone.
 
-    Each transition is journalled, answered to whoever asked for it, and then published. It is taken, and what belongs
-    to it done, while holding `lock`.
+    Each transition is journalled, published, and answered to whoever asked for it. It is taken, and what belongs to it
+    done, while holding `lock`.
 
     Args:
         folder: the simulation's.
         clock: its times.
         notifier: tells the bus.
-        answer: called at each transition, to answer who waits for it: before the bus is told, which takes what it is
-            given in order. A command is answered a third sooner for that.
+        answer: called at each transition, to answer who waits for it.
 
     Attributes:
         lock: guards the state and what has to agree with it. May be taken repeatedly, and is never held across a step.
@@ -48,16 +47,18 @@ class SimulationServerLifecycle(SimulationLifecycle):
         self._obstacle: str | None = None  # to the journal, when it could not be written last
 
     def entered(self, source: SimulationState, event: SimulationEvent) -> None:
-        """Account the real time, write the journal, tell who asked for it, then everybody."""
+        """Account the real time, write the journal, tell the bus and who asked for it."""
         self.seq += 1
         if self.current is SimulationState.STARTED:
             self._clock.start()
         else:
             self._clock.pause()
         self.keep_journal()
-        self._answer()
+        # In this order they reach the broker: whoever has the answer finds the transition there, whatever is lost next,
+        # and whoever sees the status finds the state at the gateway, too.
         self._notifier.transition(source, event, self.current, self.seq)
-        self.publish_status()  # after it: whoever sees the state here finds it at the gateway, too
+        self._answer()
+        self.publish_status()
 
     def publish_status(self) -> None:
         """Publish times and state as they are."""
