@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,18 @@ def test_interrupt_ends_the_gateway_without_leftovers(to_be_ended: Served) -> No
     assert workers
     assert gateway.end(signal.SIGINT) == 0
     wait_until(lambda: not any(each.is_running() for each in workers))
+
+
+@pytest.mark.parametrize("at_worker", [False, True], ids=["gateway", "worker, as by Ctrl-C"])
+def test_gateway_that_is_told_to_end_many_times_ends(to_be_ended: Served, *, at_worker: bool) -> None:
+    gateway, _ = to_be_ended
+    (worker,) = psutil.Process(gateway.process.pid).children()
+    for _ in range(200):
+        gateway.process.send_signal(signal.SIGTERM)
+        if at_worker and worker.is_running():
+            with suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGINT)
+    assert gateway.process.wait(15) == 0
 
 
 def test_worker_does_not_survive_its_gateway(to_be_ended: Served) -> None:

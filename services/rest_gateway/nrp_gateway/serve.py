@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -58,31 +59,35 @@ def serve(settings: GatewaySettings) -> None:
         workers_kill_timeout=KILL_AFTER_S,
         log_enabled=False,
     )
-    _let_worker_be_ended_at_any_time()
+    _end_when_told()
     server.serve(target_loader=partial(_load, settings, os.getpid()), wrap_loader=False)
 
 
-def _let_worker_be_ended_at_any_time() -> None:
-    """Have a signal end the worker also while the application is made.
+def _end_when_told() -> None:
+    """Have a thread take the signals that end this process, and do what granian has handlers for.
 
-    granian's worker inherits handlers that mean its parent, and keeps them until it serves: a gateway that is told to
-    end meanwhile would serve on until it is killed; one whose parent is killed for ever, at the port of the next one.
+    A handler interrupts the main thread, which may hold the lock that granian's handlers take: the process would hang,
+    above all when it is told twice. Before there are any handlers it ends at once. Those that are forked inherit that
+    the signals are blocked, but have no such thread: what they are told before they have one waits for it.
     """
-    os.register_at_fork(
-        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, ENDING_SIGNALS),
-        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, ENDING_SIGNALS),
-        after_in_child=_die_of_ending_signals,
-    )
-
-
-def _die_of_ending_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     for number in ENDING_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)  # and of what came before
+        signal.signal(number, signal.SIG_DFL)  # a forked process has those that mean its parent
+    threading.Thread(target=_await_ending_signal, name="ending", daemon=True).start()
+
+
+def _await_ending_signal() -> None:
+    number = signal.sigwait(ENDING_SIGNALS)
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, None)
+    else:
+        os._exit(0)
 
 
 def _load(settings: GatewaySettings, parent: int) -> Callable[..., Any]:
     """The application, made in granian's worker process: threads and connections do not survive a fork."""
+    _end_when_told()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # A worker whose parent was killed would keep the port and go on answering.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
