@@ -110,7 +110,9 @@ def test_when_they_die_at_once_they_are_tried_ever_less_often_and_the_log_says_w
     assert "out of luck" in launcher.log
     assert launcher.log.count("next try in") == 2
     simulation = launcher.launch()
-    assert "exit code 3" in simulation.await_final()["reason"]
+    reason = simulation.await_final()["reason"]
+    assert "exit code 3" in reason
+    assert "out of luck" in reason
 
 
 def test_they_leave_nothing_when_their_launcher_ends(launchers: Launchers) -> None:

@@ -94,11 +94,13 @@ class _Server:
     Attributes:
         incarnation: the server's.
         folder: the simulation's.
+        log_size: of this process's log when the server was forked, in bytes.
         reason: why it was told to end, None when it was not by this process.
     """
 
     incarnation: str
     folder: SimulationFolder
+    log_size: int
     reason: str | None = None
 
 
@@ -261,7 +263,8 @@ class Spawner:
                 return
             _hand_over(idle, setup)
         self._cgroups.pop(idle.pid, None)  # the simulation's from now on
-        self._servers[idle.pid] = _Server(setup.incarnation, SimulationFolder(setup.folder, setup.simulation_id))
+        folder = SimulationFolder(setup.folder, setup.simulation_id)
+        self._servers[idle.pid] = _Server(setup.incarnation, folder, idle.log_size)
         self._report(Spawned(incarnation=setup.incarnation, pid=idle.pid))
 
     def _start_idle_server(self) -> None:
@@ -323,6 +326,8 @@ class Spawner:
                 reason=server.reason,
             )
             try:
+                if not server.folder.log.exists():
+                    self._hand_in_last_words(server)
                 end.write(server.folder)
             except OSError as error:
                 log.error("The end of simulation %d is not noted down: %s", server.folder.simulation_id, error)
@@ -334,6 +339,12 @@ class Spawner:
                 how = f"{describe_exit(exit_code)}{last_words(self._log_file, idle.log_size)}"
                 retry_after_s = self._pool.due_in() or 0.0
                 self._report(PoolFault(reason=f"An idle simulation server {how}", retry_after_s=retry_after_s))
+
+    def _hand_in_last_words(self, server: _Server) -> None:
+        """Have the simulation's log say what its server wrote here before it wrote there."""
+        if words := last_words(self._log_file, server.log_size):
+            with server.folder.append_to_log() as log_of_simulation:
+                log_of_simulation.write(words.partition("\n")[2] + "\n")
 
     def _end_everything(self) -> None:
         for idle in self._pool.prepare(0, None):
