@@ -255,6 +255,7 @@ class FakeLauncher:
         self.free_gpus = free_gpus
         self.topics = topics
         self.simulations: dict[int, FakeSimulation] = {}
+        self.instance = uuid.uuid4().hex
         self.launches: list[Launch] = []
         self._presence_topic = topics.launcher_presence(name)
         absence = LauncherPresence(online=False).to_json()
@@ -287,6 +288,7 @@ class FakeLauncher:
             labels=self.labels,
             free_cores=self.free_cores,
             free_gpus=self.free_gpus,
+            instance=self.instance,
         )
         self.bus.retain(self._presence_topic, presence)
 

@@ -316,6 +316,7 @@ class RunningLauncher:
         secret: str = SECRET,
         limits: dict[str, Any] | None = None,
         resources: dict[str, Any] | None = None,
+        instance: str = "",
     ) -> Reply:
         """Ask as a gateway does; the answer."""
         launch = Launch(
@@ -327,6 +328,7 @@ class RunningLauncher:
             owner=StorageServer.OWNER,
             sealed_token=seal_token(token or StorageServer.TOKEN, secret),
             wishes=Wishes(limits=Limits(**(limits or {})), **(resources or {})),
+            instance=instance,
         )
         return self.asker.request(self.topics.launch(self.name), launch, timeout=10)
 

@@ -67,6 +67,7 @@ def launcher_rights(topics: Topics) -> Rights:
             topics.launch("+"),
             topics.collect("+"),
             topics.inquiry("+"),
+            topics.launcher_presence("+"),
             topics.command("+"),
             topics.lifecycle("+"),
             CONTROL_ANSWERS,

@@ -212,6 +212,8 @@ class LauncherPresence(Message):
     free_gpus: int | None = None
     """Those that no simulation has asked for. Null, like cores and memory, where a cluster gives them out."""
     version: str = ""
+    instance: str = ""
+    """Tells it from any other launcher that was given the same name, and from itself before a restart."""
 
 
 # -- requests and their answers --------------------------------------------------------------------------------------
@@ -305,6 +307,8 @@ class Launch(Request):
     sealed_token: str = ""
     """The owner's bearer token, encrypted: the bus is public."""
     wishes: Wishes = Wishes()
+    instance: str = ""
+    """Of the launcher that is meant, from its presence: only that one takes it. Any of that name when empty."""
 
     @property
     def context(self) -> tracing.Context:

@@ -54,6 +54,11 @@ def test_creation_date_is_iso_8601_with_microseconds_and_offset(
     assert abs(datetime.fromisoformat(written).timestamp() - time.time()) < 60
 
 
+def test_launch_means_one_launcher_among_those_of_one_name(gateway: RunningGateway, launcher: FakeLauncher) -> None:
+    gateway.post("/simulation", {"experimentID": "demo"})
+    assert launcher.launches[-1].instance == launcher.instance
+
+
 def test_launch_names_the_simulation_in_the_location_header(gateway: RunningGateway, launcher: FakeLauncher) -> None:
     answer = gateway.post("/simulation", {"experimentID": "demo"})
     assert answer.headers["Location"] == f"/simulation/{answer.get_json()['simulationID']}"

@@ -174,6 +174,7 @@ class Launches:
             owner=record.owner,
             sealed_token=sealed_token,
             wishes=record.wishes,
+            instance=self._presences.instance_of(record.launcher),
         )
         try:
             with self._metrics.launch_phase("hand_over"):

@@ -65,6 +65,11 @@ class Presences:
         with self._lock:
             return name in self._launchers and self._launchers[name].running > 0
 
+    def instance_of(self, name: str) -> str:
+        """Which launcher of that name was heard last, "" when it did not say so, or is not there."""
+        with self._lock:
+            return self._launchers[name].instance if name in self._launchers else ""
+
     def by_room(self, labels: Collection[str] = ()) -> list[str]:
         """The launchers that are there and have all `labels`, those with most room first, full ones included.
 

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Collection
 from datetime import datetime
 from importlib.metadata import version
@@ -75,6 +76,8 @@ class Launcher:
         self._appearing = threading.Lock()  # what is said last is the latest
         self._is_closing = threading.Event()
         self._storage = StorageClient(settings.storage)
+        self._instance = uuid.uuid4().hex
+        self._is_heard = False  # so that another one of this name is there now, not one that was before
         self._presence_topic = self._topics.launcher_presence(settings.launcher_name)
         self._bus = Bus(
             settings.broker, "launcher", will=Will(self._presence_topic, LauncherPresence(online=False).to_json())
@@ -132,6 +135,7 @@ class Launcher:
         self._bus.serve(self._topics.launch(name), Launch, self._take_launch)
         self._bus.serve(self._topics.collect(name), Collect, self._take_collect)
         self._bus.serve(self._topics.inquiry(name), Inquiry, self._take_inquiry)
+        self._bus.subscribe(self._presence_topic, self._hear_of_own_presence)
         self._appear()
         self._bus.start()
         log.info("Launcher '%s' takes %d simulations at once", name, self._room.places)
@@ -210,6 +214,9 @@ class Launcher:
         with self._lock:
             instance = self._instances.get(launch.simulation_id)
             if instance is None:
+                if launch.instance not in ("", self._instance):
+                    log.warning("Left simulation %d to another launcher of the same name", launch.simulation_id)
+                    return
                 if self._is_closing.is_set():
                     responder.reply(Reply(error="it is being shut down", refusal=Refusal.FULL))
                     return
@@ -278,8 +285,26 @@ class Launcher:
                 free_memory_mb=self._room.free_memory_mb(running),
                 free_gpus=self._room.free_gpus(running),
                 version=version("nrp-backend"),
+                instance=self._instance,
             )
             self._bus.retain(self._presence_topic, presence)
+
+    def _hear_of_own_presence(self, _topic: str, payload: bytes) -> None:
+        """Say again that this launcher is there, when somebody else says that it is not.
+
+        That is the last will of an earlier launcher on a machine that lost its power, or of one of the same name.
+        """
+        presence = LauncherPresence.from_json(payload) if payload else None
+        if self._is_closing.is_set():
+            return
+        if presence is None or not presence.online:
+            self._appear()
+        elif presence.instance == self._instance:
+            self._is_heard = True
+        elif self._is_heard:
+            self._is_heard = False
+            name = self._settings.launcher_name
+            log.error("Another launcher is called '%s', too: each needs a NRP_LAUNCHER_NAME of its own", name)
 
     # -- the placement's reports ---------------------------------------------------------------------------------------
 
