@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nrp_common.errors import NRPError
 from nrp_common.messages import LifecycleMessage
 from nrp_simserver.resources.limits import Excess
 
@@ -13,7 +12,7 @@ from nrp_simserver.resources.limits import Excess
 class Cloned:
     """The experiment is cloned, or it did not work."""
 
-    error: NRPError | OSError | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)

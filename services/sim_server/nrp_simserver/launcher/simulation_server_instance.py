@@ -289,7 +289,11 @@ class SimulationServerInstance:
         except OSError as error:
             self._site.placement.dismiss(self.record.incarnation)
             return Verdict(SimulationEvent.FAILED, f"The simulation gets no cgroup: {error}", ErrorType.LOADING)
-        write_snapshot(self.folder, self._archiving.cloned)
+        try:
+            write_snapshot(self.folder, self._archiving.cloned)
+        except OSError as error:
+            self._site.placement.dismiss(self.record.incarnation)
+            return Verdict(SimulationEvent.FAILED, f"The simulation gets no room: {error}", ErrorType.LOADING)
         self._stand_in.server_is_there()
         return self._verdict(self._run_server())
 
@@ -324,7 +328,9 @@ class SimulationServerInstance:
             storage = self._site.storage_for(launch.sealed_token)
             storage.clone(launch.experiment_id, self.folder.experiment, self._site.clone_cache)
             self._archiving.cloned = snapshot(self.folder.experiment)
-        except (NRPError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, NRPError | OSError):
+                log.exception("Simulation %d cannot be cloned", self.simulation_id)
             self._news.put(Cloned(error))
         else:
             self._note_phase("clone")
