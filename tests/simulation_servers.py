@@ -167,14 +167,21 @@ class RunningSimulation:
     def errors(self) -> list[dict[str, Any]]:
         return [seen.json for seen in self.wire.on(self.topics.runtime_error(self.id))]
 
-    def command(self, event: str, *, iterations: int = 1, timeout: float = 8.0) -> Reply:
+    def command(
+        self, event: str, *, iterations: int = 1, timeout: float = 8.0, unless_changed_since: float | None = None
+    ) -> Reply:
         """Ask as a gateway does; the last answer."""
         if self._asker is None:
             address = BrokerAddress(self.setup.broker_host, self.setup.broker_port)
             self._asker = Bus(address, "test", reply_topic=self.topics.reply(uuid.uuid4().hex))
             self._asker.start()
             self._asker.wait_until_connected(5)
-        command = Command(deadline=time.time() + timeout, event=CommandEvent(event), iterations=iterations)
+        command = Command(
+            deadline=time.time() + timeout,
+            event=CommandEvent(event),
+            iterations=iterations,
+            unless_changed_since=unless_changed_since,
+        )
         return self._asker.request(self.topics.command(self.id), command, timeout=timeout)
 
     def await_transition(self, event: str, timeout: float = 10.0) -> None:

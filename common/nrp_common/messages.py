@@ -255,6 +255,9 @@ class Command(Request):
     event: CommandEvent
     iterations: int = Field(1, ge=1)
     """Of a step: how many of the smallest timesteps."""
+    unless_changed_since: FiniteFloat | None = None
+    """In seconds since 1970: when the simulation has changed its state since then it is not carried out. So it is with
+    what asks for the state that is known already: its asker was told so, and others may have asked for another one."""
 
 
 class Limits(Message):

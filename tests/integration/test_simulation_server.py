@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
+from nrp_common.errors import CommandTimeout
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import LifecycleMessage, Refusal
 from tests.simulation_servers import ENGINE, RunningSimulation, SimulationServers
@@ -71,6 +73,17 @@ def test_paused_its_times_stand_still_until_it_is_started_again(servers: Simulat
     wait_until(lambda: simulation_time(simulation) > paused_at)
     simulation.assert_transitions(["initialized", "started", "paused", "started"])
     assert real_time <= simulation.statuses[-1]["realTime"] < real_time + 5
+
+
+def test_command_that_was_answered_before_another_one_is_not_carried_out_after_it(servers: SimulationServers) -> None:
+    simulation = servers.paused()
+    answered_at = time.time()
+    simulation.command("started")
+    with pytest.raises(CommandTimeout):  # it is not answered a second time
+        simulation.command("paused", timeout=0.5, unless_changed_since=answered_at)
+    assert simulation.command("started").state == "started"
+    assert simulation.command("paused", unless_changed_since=time.time()).state == "paused"
+    simulation.assert_transitions(["initialized", "started", "paused"])
 
 
 def test_pause_takes_effect_within_a_call_for_many_steps(servers: SimulationServers) -> None:

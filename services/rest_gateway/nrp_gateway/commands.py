@@ -83,7 +83,8 @@ class Commands:
             record = self._mirror.read_again(record.id) or record
             if not _is_needed(event, record):
                 # The simulation is where it is asked to be. Its launcher hears that somebody still wants it.
-                command = Command(event=event, deadline=time.time() + ANSWERED_WITHIN_S)
+                now = time.time()
+                command = Command(event=event, deadline=now + ANSWERED_WITHIN_S, unless_changed_since=now)
                 self._bus.tell(self._topics.command(record.id), command)
                 return record.state
         if event is CommandEvent.STOPPED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from nrp_common.lifecycle import SimulationEvent, SimulationLifecycle, SimulationState
@@ -30,6 +31,7 @@ class SimulationServerLifecycle(SimulationLifecycle):
     Attributes:
         lock: guards the state and what has to agree with it. May be taken repeatedly, and is never held across a step.
         seq: of the last lifecycle message.
+        changed_at: when that was, in seconds since 1970.
         verdict: what somebody else declared of the simulation, None when nobody did.
     """
 
@@ -39,6 +41,7 @@ class SimulationServerLifecycle(SimulationLifecycle):
         super().__init__()
         self.lock = threading.RLock()
         self.seq = 0
+        self.changed_at = 0.0
         self.verdict: LifecycleMessage | None = None
         self._folder = folder
         self._clock = clock
@@ -49,6 +52,7 @@ class SimulationServerLifecycle(SimulationLifecycle):
     def entered(self, source: SimulationState, event: SimulationEvent) -> None:
         """Account the real time, write the journal, tell the bus and who asked for it."""
         self.seq += 1
+        self.changed_at = time.time()
         if self.current is SimulationState.STARTED:
             self._clock.start()
         else:

@@ -11,6 +11,7 @@ does the same from a `ServerSetup` in a file, for a debugger.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -293,6 +294,9 @@ class SimulationServer:
 
     def _take_command(self, command: Command, responder: Responder) -> None:
         with self._lifecycle.lock:
+            if self._lifecycle.changed_at > (command.unless_changed_since or math.inf):
+                log.info("Passed over the command '%s', which was answered before the last one", command.event)
+                return
             try:
                 self._carry_out(command, responder)
                 log.info("Took the command '%s'", command.event)
