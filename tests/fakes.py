@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -234,6 +235,7 @@ class FakeLauncher:
         on_launch: what becomes of a simulation once it is taken.
         refusal: what to answer to a launch in place of taking it.
         is_silent: whether launches are not answered at all.
+        answers_late: whether launches are answered only when it is too late to take them.
         archive: what to answer when asked for logs or results.
     """
 
@@ -271,6 +273,7 @@ class FakeLauncher:
         """From now on do what launchers should."""
         self.on_launch: Callable[[FakeSimulation], None] = paused
         self.refusal: Reply | None = None
+        self.answers_late = False
         self.is_silent = False
         self.loses_answers = False
         self.archive = Reply(error="There are no logs", refusal=Refusal.UNKNOWN)
@@ -320,8 +323,11 @@ class FakeLauncher:
             Command,
             lambda command, command_responder: self._command(simulation, command, command_responder),
         )
-        if not self.loses_answers:
-            responder.reply(Reply(state=SimulationState.CREATED, incarnation=simulation.incarnation))
+        taken = Reply(state=SimulationState.CREATED, incarnation=simulation.incarnation)
+        if self.answers_late:
+            threading.Timer(launch.deadline - time.time() + 0.1, responder.reply, (taken,)).start()
+        elif not self.loses_answers:
+            responder.reply(taken)
         self.announce()
         simulation.appear()
         self.on_launch(simulation)

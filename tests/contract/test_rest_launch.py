@@ -224,6 +224,19 @@ def test_launch_that_no_launcher_answers_is_503_and_leaves_no_record(
     assert gateway.get("/simulation").get_json() == []
 
 
+def test_launch_that_was_taken_in_time_is_not_given_up_because_the_answer_is_late(
+    installation: Installations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launches, "TAKEN_WITHIN_S", 0.3)
+    monkeypatch.setattr(launches, "READY_WITHIN_S", 0.1)
+    launcher = installation.launcher()
+    gateway = installation.gateway()
+    gateway.await_launcher()
+    launcher.answers_late, launcher.on_launch = True, created
+    answer = gateway.post("/simulation", {"experimentID": "demo"})
+    assert (answer.status_code, answer.get_json()["state"]) == (201, "created")
+
+
 def test_launch_whose_acceptance_was_lost_is_ended_by_a_verdict(
     installation: Installations, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,9 @@ MOST_WAITING: Final = 32
 TAKEN_WITHIN_S: Final = 3.0
 """A launcher says at once whether it takes a simulation; the work comes afterwards."""
 
+UNDER_WAY_S: Final = 2.0
+"""How long after that its answer may take on a busy machine: a simulation that was taken is not to be given up."""
+
 READY_WITHIN_S: Final = 25.0
 """After this a request is answered with a simulation that is still getting ready."""
 
@@ -178,7 +181,9 @@ class Launches:
         )
         try:
             with self._metrics.launch_phase("hand_over"):
-                reply = self._bus.request(self._topics.launch(record.launcher), launch, timeout=TAKEN_WITHIN_S)
+                reply = self._bus.request(
+                    self._topics.launch(record.launcher), launch, timeout=TAKEN_WITHIN_S + UNDER_WAY_S
+                )
         except CommandTimeout:  # perhaps it was taken, and only the answer was lost: then the verdict ends it
             if not self._mirror.give_up(record, "The launcher did not say in time that it took the simulation"):
                 return Reply()  # it was taken, and has reported already
