@@ -14,7 +14,8 @@ import pytest
 
 from nrp_common.bus import Bus
 from nrp_common.errors import SettingsError
-from nrp_common.messages import Launch, ServerPresence, Wishes
+from nrp_common.messages import ServerPresence, Wishes
+from nrp_simserver.placement import batch
 from nrp_simserver.placement.job import Claim
 from nrp_simserver.placement.placement import QueuePlace, ServerOrder
 from nrp_simserver.placement.slurm import placement as slurm_placement
@@ -25,47 +26,15 @@ from nrp_simserver.placement.slurm.placement import SlurmPlacement
 from nrp_simserver.resources.limits import Limit, Limited
 from nrp_simserver.server_end import ServerEnd
 from nrp_simserver.settings import LauncherSettings
-from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
+from nrp_simserver.simulation_folder import SimulationFolder
 from tests.fake_slurm import FakeSlurm
 from tests.fakes import FakeBus
+from tests.unit.simserver.placements import Told, order
 from tests.waiting import wait_until
 
 INCARNATION = "0123456789abcdef0123456789abcdef"
 NAME = f"nrp-1-{INCARNATION}"
 AWAY = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)\n"
-
-
-class Told:
-    """A listener that notes down what it is told."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-        self.places: list[QueuePlace] = []
-        self.spawned = 0
-        self.ends: list[tuple[str, bool]] = []
-        self.all_told = threading.Event()
-
-    def is_taken(self, incarnation: str) -> bool:
-        return False
-
-    def server_found(self, incarnation: str) -> None:
-        self.found.append(incarnation)
-
-    def server_waits(self, incarnation: str, place: QueuePlace) -> None:
-        self.places.append(place)
-
-    def server_spawned(self, incarnation: str, pid: int | None = None, spawner: int | None = None) -> None:
-        self.spawned += 1
-
-    def server_ended(self, incarnation: str, how: str, *, by_placement: bool = False) -> None:
-        self.ends.append((how, by_placement))
-
-    def spawner_ended(self, incarnation: str, how: str) -> None:
-        raise AssertionError
-
-    @property
-    def reason(self) -> str:
-        return self.places[-1].reason if self.places else ""
 
 
 class Cluster:
@@ -88,26 +57,7 @@ class Cluster:
         self._placements.append(self.placement)
 
     def order(self, **wishes: object) -> ServerOrder:
-        setup = ServerSetup(
-            broker_host="localhost",
-            broker_port=1883,
-            broker_password="hush-hush",
-            simulation_id=1,
-            incarnation=INCARNATION,
-            folder=self.folder.path,
-            configuration="simulation_config.json",
-            main_script="main_script.py",
-        )
-        launch = Launch(
-            deadline=0,
-            simulation_id=1,
-            experiment_id="e",
-            configuration="c",
-            main_script="m",
-            owner="owner",
-            wishes=Wishes.model_validate(wishes),
-        )
-        return ServerOrder(setup, launch, {})
+        return order(self.folder, INCARNATION, **wishes)
 
     def placed(self) -> None:
         """A simulation that was ordered."""
@@ -138,9 +88,8 @@ class Cluster:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     fake = FakeSlurm(tmp_path)
     monkeypatch.setenv("PATH", f"{fake.programs}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm_placement, "LOOK_S", 0.05)
-    monkeypatch.setattr(slurm_placement, "FOLDERS_LOOK_S", 0.05)
-    monkeypatch.setattr(slurm_placement, "FREED_WITHIN_S", 1.0)
+    monkeypatch.setattr(batch, "LOOK_S", 0.05)
+    monkeypatch.setattr(batch, "FREED_WITHIN_S", 1.0)
     fake.answers("sbatch", "17\n")
     cluster = Cluster(tmp_path, fake)
     yield cluster
@@ -393,6 +342,7 @@ def test_one_that_runs_is_asked_then_cancelled_then_killed(cluster: Cluster, mon
     monkeypatch.setattr(slurm_placement, "GIVEN_UP_AFTER_S", 0.5)
     cluster.queue((17, "RUNNING"))
     cluster.placed()
+    wait_until(lambda: cluster.told.spawned)  # one that is not submitted yet would never be
     cluster.appear()
     cluster.placement.stop(INCARNATION)
     wait_until(lambda: cluster.bus.said.get(cluster.settings.topics.command(1)))
@@ -416,7 +366,7 @@ def test_a_job_that_cannot_be_cancelled_now_is_cancelled_later(cluster: Cluster)
 
 
 def test_its_folder_is_left_to_it_until_its_job_is_over(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_placement, "FREED_WITHIN_S", 30.0)
+    monkeypatch.setattr(batch, "FREED_WITHIN_S", 30.0)
     Claim(run="r", job="17", node="n2").take_first(cluster.folder)
     cluster.queue((17, "RUNNING"))
     cluster.placed()
@@ -448,7 +398,7 @@ def test_who_leaves_cancels_nothing_and_who_closes_all(cluster: Cluster) -> None
 def test_the_queue_is_looked_at_once_a_second_for_all_and_not_at_all_for_none(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_placement, "LOOK_S", 1.0)
+    monkeypatch.setattr(batch, "LOOK_S", 1.0)
     cluster.placement.start({})
     assert cluster.told.all_told.wait(10)
     assert not cluster.fake.calls("squeue")

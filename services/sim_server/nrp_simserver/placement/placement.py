@@ -1,6 +1,6 @@
 """How simulation servers are placed: what a launcher asks of whoever runs them, and what it is told in return.
 
-`local_placement` forks them on the launcher's own machine, `slurm.placement` makes each a job of a cluster. The
+`local` forks them on the launcher's own machine, `slurm` and `kubernetes` make each a job of a cluster (`batch`). The
 launcher does the rest, wherever they run: it clones, watches, archives and speaks the final word.
 """
 

@@ -22,6 +22,7 @@ from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
 from nrp_common.errors import NRPError, SettingsError
+from nrp_simserver.placement.batch import NotNow
 from nrp_simserver.placement.kubernetes.job_template import INCARNATION, Manifest
 
 log = logging.getLogger(__name__)
@@ -50,19 +51,11 @@ IN_A_POD: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 """Where a Pod finds the namespace that it is in."""
 
 
-class ClusterUnavailable(NRPError):
-    """The Kubernetes API cannot be reached, or has no time.
-
-    Attributes:
-        retry_after_s: how long it wants to be left alone.
-    """
-
-    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+class ClusterUnavailable(NotNow):
+    """The Kubernetes API cannot be reached, or has no time."""
 
 
-class QuotaExceeded(NRPError):
+class QuotaExceeded(NotNow):
     """The namespace may have no more for now."""
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nrp_common.errors import NRPError, SettingsError
+from nrp_simserver.placement.batch import NotNow
 
 ANSWERED_WITHIN_S: Final = 30.0
 """How long a program may take. They ask a busy controller again for longer than that by themselves."""
@@ -47,7 +48,7 @@ _NOT_HEARD: Final = re.compile(
 """What its programs say when they did not get through at all."""
 
 
-class SlurmUnavailable(NRPError):
+class SlurmUnavailable(NotNow):
     """Slurm does not answer."""
 
 

@@ -6,19 +6,15 @@ import math
 import shlex
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
-from nrp_simserver.placement import job
+from nrp_simserver.placement import batch, job
 from nrp_simserver.placement.placement import ServerOrder
 from nrp_simserver.resources.limits import Limited
 from nrp_simserver.settings import LauncherSettings
 from nrp_simserver.simulation_folder import SimulationFolder
 
-NOTE = "slurm_job.json"
 
-
-class JobNote(BaseModel):
-    """What a launcher notes down about the job of a simulation, for the launcher that comes after it.
+class JobNote(batch.JobNote):
+    """What is noted down of a job of Slurm.
 
     Attributes:
         name: of the job, which no other one has.
@@ -27,24 +23,12 @@ class JobNote(BaseModel):
         id: its number, None until Slurm said it.
     """
 
+    FILE = "slurm_job.json"
+
     name: str
     options: list[str]
     script: str
     id: int | None = None
-
-    def write(self, folder: SimulationFolder) -> None:
-        """Put this into the simulation's folder, in place of what is there."""
-        new = folder.path / f"{NOTE}.new"
-        new.write_text(self.model_dump_json())
-        new.replace(folder.path / NOTE)
-
-    @classmethod
-    def read(cls, folder: SimulationFolder) -> JobNote | None:
-        """What is in a simulation's folder, None when no job was to be submitted for it."""
-        try:
-            return cls.model_validate_json((folder.path / NOTE).read_bytes())
-        except (OSError, ValidationError):
-            return None
 
 
 def job_of(order: ServerOrder, order_file: Path, python: str, settings: LauncherSettings) -> JobNote:
