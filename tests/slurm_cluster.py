@@ -223,6 +223,11 @@ class SlurmCluster:
         lines = self.call("squeue", "--noheader", "--states=all", "--format=%i %j").splitlines()
         return [int(number) for number, name in map(str.split, lines) if name.endswith(incarnation)]
 
+    def running_of(self, data: Path) -> list[int]:
+        """The numbers of the jobs that run for a launcher, whose data directory this is."""
+        lines = self.call("squeue", "--noheader", "--states=RUNNING", "--format=%i %Z").splitlines()
+        return [int(number) for number, folder in map(str.split, lines) if Path(folder).is_relative_to(data)]
+
     def node_of(self, job: int) -> str:
         return self.call("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%N").strip()
 

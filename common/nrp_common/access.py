@@ -54,10 +54,14 @@ def gateway_rights(topics: Topics) -> Rights:
 
 
 def launcher_rights(topics: Topics) -> Rights:
-    """A launcher: takes launches, has the last word on simulations, and keeps their credentials."""
+    """A launcher: takes launches, has the last word on simulations, and keeps their credentials.
+
+    What it starts in a cluster it knows by the bus: whether a server is there, and how to have it stop.
+    """
     return Rights(
         publishes=(
             topics.launcher_presence("+"),
+            topics.command("+"),
             *(topics.simulation("+", leaf) for leaf in ("lifecycle", "status", "runtime_error", "archives")),
             topics.reply("+"),
             _doctor(topics).reply("+"),
@@ -70,6 +74,7 @@ def launcher_rights(topics: Topics) -> Rights:
             topics.launcher_presence("+"),
             topics.command("+"),
             topics.lifecycle("+"),
+            topics.server_presence("+"),
             CONTROL_ANSWERS,
         ),
     )

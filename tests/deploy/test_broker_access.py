@@ -106,7 +106,7 @@ launcher    publish    nrp_simulation/7/runtime_error        yes
 launcher    publish    nrp_simulation/7/archives             yes
 launcher    publish    nrp_gateway/some/reply                yes
 launcher    publish    nrp_doctor/x/nrp_gateway/doctor/reply yes
-launcher    publish    nrp_simulation/7/command              no
+launcher    publish    nrp_simulation/7/command              yes
 launcher    publish    nrp_simulation/7/data/camera          no
 launcher    publish    nrp_server/{INCARNATION}/presence     no
 launcher    publish    nrp_launcher/one/launch               no
@@ -116,6 +116,7 @@ launcher    subscribe  nrp_launcher/one/collect              yes
 launcher    subscribe  nrp_launcher/one/inquiry              yes
 launcher    subscribe  nrp_simulation/7/command              yes
 launcher    subscribe  nrp_simulation/7/lifecycle            yes
+launcher    subscribe  nrp_server/+/presence                 yes
 launcher    subscribe  {CONTROL}/response                    yes
 launcher    subscribe  nrp_gateway/some/reply                no
 launcher    subscribe  nrp_simulation/7/data/camera          no

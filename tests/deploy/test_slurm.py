@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import psutil
 import pytest
 
 from nrp_common.bus import BrokerAddress
+from nrp_common.topics import Topics
 from tests.launchers import Launched, Launchers, RunningLauncher
+from tests.secured_broker import Client, SecuredBroker, lab_broker
+from tests.secured_product import SecuredProduct
 from tests.simulation_servers import ENDLESS
 from tests.slurm_cluster import SlurmCluster, why_not
 from tests.storage_server import StorageServer
@@ -232,6 +236,59 @@ def test_thirty_at_once(cluster: SlurmCluster, launchers: Launchers) -> None:
     assert [each.await_final(60)["event"] for each in simulations] == ["stopped"] * 30
     assert_nothing_is_left(cluster, *simulations)
     assert all(len(cluster.jobs_of(each.incarnation)) == 1 for each in simulations)
+
+
+# -- a broker that keeps to who may do what ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secured(cluster: SlurmCluster, tmp_path: Path) -> Iterator[SecuredProduct]:
+    """Gateway and launcher, each with rights of its own, and simulations with credentials of theirs."""
+    settings = {"placement": "slurm", "simulation_credentials": "required", "stop_grace_s": 600}  # nobody is cancelled
+    with (
+        lab_broker(tmp_path) as broker,
+        SecuredProduct(broker, tmp_path / "product", **settings) as product,
+    ):
+        yield product
+
+
+def test_a_simulation_with_credentials_of_its_own_is_a_job_from_launch_to_logs(
+    cluster: SlurmCluster, secured: SecuredProduct, tmp_path: Path
+) -> None:
+    broker, client = secured.broker, secured.client
+    assert isinstance(broker, SecuredBroker)
+    simulation_id = secured.started(secured.experiment("talking", TALKATIVE))
+    wait_until(lambda: client.simulation(simulation_id)["simulationTime"] > 0)
+    (own,) = broker.simulations
+    assert f":{simulation_id}:" in own
+    assert client.set_state(simulation_id, "stopped") == "stopped"
+    wait_until(lambda: client.simulation(simulation_id)["logs"])
+    logs = client.download(simulation_id, "logs", tmp_path)
+    assert logs is not None
+    with zipfile.ZipFile(logs) as archive:
+        assert b"the script says this" in archive.read(f"simulation_{simulation_id}.log")
+    wait_until(lambda: not broker.simulations | broker.roles)
+    folder = secured.data() / "simulations" / str(simulation_id)
+    wait_until(lambda: not folder.exists(), 20)
+    with Client(broker.address("frontend")) as frontend:  # what is retained comes first
+        assert frontend.may_subscribe("nrp_server/#")
+        assert frontend.may_subscribe(Topics().status(simulation_id))
+        wait_until(lambda: Topics().status(simulation_id) in [topic for topic, _ in frontend.heard])
+        assert not [payload for topic, payload in frontend.heard if topic.startswith("nrp_server/") and payload]
+    assert "does not let user" not in secured.log("one")
+
+
+def test_a_launcher_that_is_told_to_end_has_its_jobs_end_in_order_by_the_bus(
+    cluster: SlurmCluster, secured: SecuredProduct
+) -> None:
+    simulation_id = secured.started(secured.experiment("talking", TALKATIVE))
+    (job,) = cluster.running_of(secured.data())
+    assert secured.launchers["one"].end() == 0  # long before it would be cancelled
+    wait_until(lambda: secured.client.simulation(simulation_id)["state"] == "stopped")
+    wait_until(lambda: cluster.states()[job] == "COMPLETED", 20)
+    assert isinstance(secured.broker, SecuredBroker)
+    assert not secured.broker.simulations | secured.broker.roles
+    assert "does not let user" not in secured.log("one")
 
 
 # -- what is lost ------------------------------------------------------------------------------------------------------
