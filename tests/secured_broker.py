@@ -219,15 +219,20 @@ class LabBroker:
     Args:
         folder: for its files.
         prefix: of the topics.
+        access: what `nrp broker-access init` has made, whose folder `broker` the broker has; made when not given.
+        configuration: that of a lab.
     """
 
-    def __init__(self, folder: Path, prefix: str = "") -> None:
-        access = folder / "access"
-        make_access(access, "--prefix", prefix, "--host", "localhost")
+    def __init__(
+        self, folder: Path, prefix: str = "", *, access: Path | None = None, configuration: str | None = None
+    ) -> None:
+        if access is None:
+            access = folder / "access"
+            make_access(access, "--prefix", prefix, "--host", "localhost")
         (folder / "data").mkdir()
         self.secured = SecuredBroker(access, _free_port(), _free_port(), prefix)
         self._configuration = folder / "mosquitto.conf"
-        text = CONFIGURATION.read_text()
+        text = CONFIGURATION.read_text() if configuration is None else configuration
         for here, there in (
             ("listener 8883", f"listener {self.secured.port} localhost"),
             ("listener 9001", f"listener {self.secured.websocket} 127.0.0.1"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +19,9 @@ import yaml
 
 from tests.kubernetes.objects import Object
 
-MANIFESTS: Final = Path(__file__).parents[2] / "deploy" / "kubernetes"
+DEPLOY: Final = Path(__file__).parents[2] / "deploy"
+
+MANIFESTS: Final = DEPLOY / "kubernetes"
 
 OVERLAYS: Final = ("single-node", "cluster")
 
@@ -30,12 +35,22 @@ print(asyncio.run(build(sys.argv[1])).yaml)
 
 def render(overlay: str, folder: Path) -> list[Object]:
     """What `kubectl apply -k` would apply of an overlay, with fresh secrets, made in `folder`."""
-    copy = shutil.copytree(MANIFESTS, folder / "kubernetes", ignore=shutil.ignore_patterns("secrets.env"))
-    path = copy / "overlays" / overlay
-    subprocess.run([copy / "make-secrets", path], check=True)
+    for each in ("kubernetes", "broker"):
+        shutil.copytree(DEPLOY / each, folder / each, ignore=shutil.ignore_patterns("secrets.env", "access"))
+    path = folder / "kubernetes" / "overlays" / overlay
+    make_secrets(path)
     built = subprocess.run([*_kustomize(), path], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return [each for each in yaml.safe_load_all(built.stdout) if each is not None]
+
+
+def make_secrets(overlay: Path) -> str:
+    """Have the secrets of an overlay made. Returns what is said of it."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of the command `nrp`
+    done = subprocess.run(
+        [MANIFESTS / "make-secrets", overlay], env={"PATH": path}, check=True, capture_output=True, text=True
+    )
+    return done.stdout
 
 
 def _kustomize() -> list[str]:
@@ -61,12 +76,17 @@ class Manifests:
 
     def generated(self, kind: str, name: str) -> Object:
         """One whose name ends with a hash of what is in it."""
-        (found,) = [each for each in self.of(kind) if each["metadata"]["name"].rpartition("-")[0] == name]
+        (found,) = [each for each in self.of(kind) if re.fullmatch(f"{name}-[a-z0-9]{{10}}", each["metadata"]["name"])]
         return found
 
     @property
     def names(self) -> set[tuple[str, str]]:
         return {(each["kind"], each["metadata"]["name"]) for each in self.objects}
+
+    def files(self, kind: str, name: str) -> dict[str, bytes]:
+        """What is in a secret or a configuration whose name ends with a hash."""
+        data = self.generated(kind, name)["data"]
+        return {key: b64decode(each) if kind == "Secret" else each.encode() for key, each in data.items()}
 
     @property
     def simulation_job(self) -> Object:

@@ -1,92 +1,83 @@
-"""The broker of the manifests lets everybody do what they need, and nothing else."""
+"""The broker of the manifests lets everybody do what they need, and nothing else: the same as a lab's."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-import yaml
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from tests.kubernetes.broker import connected, manifest_broker
-from tests.kubernetes.manifests import MANIFESTS
-from tests.mosquitto import Mosquitto
+from nrp_common.access import launcher_rights
+from nrp_common.dynamic_security import role
+from nrp_common.topics import Topics
+from tests.access_table import IDS, MATRIX, clients_of, is_taken
+from tests.kubernetes.broker import ManifestBroker
+from tests.kubernetes.manifests import OVERLAYS, Manifests, render
+from tests.secured_broker import Client
 from tests.waiting import wait_until
-
-PASSWORDS = {"gateway": "g-secret", "launcher": "l-secret", "": ""}
-
-SENTINEL = "nrp_simulation/0/status"
-"""Everybody may read it, so whoever has it has all that was said before and was for them."""
 
 
 @pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    mosquitto = manifest_broker(tmp_path_factory.mktemp("broker"), PASSWORDS)
-    mosquitto.start()
-    yield mosquitto
-    mosquitto.stop()
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> Manifests:
+    return Manifests(render(OVERLAYS[0], tmp_path_factory.mktemp("manifests")))
 
 
-@pytest.mark.parametrize(
-    ("speaker", "topic", "listener", "reaches"),
-    [
-        # Frontends read what they need, and change nothing.
-        ("launcher", "nrp_simulation/7/status", "", True),
-        ("launcher", "nrp_simulation/7/data/camera", "", True),
-        ("launcher", "nrp_server/abc/presence", "", True),
-        ("gateway", "nrp_launcher/lab/launch", "", False),
-        ("launcher", "nrp_gateway/abc/reply", "", False),
-        ("launcher", "nrp_launcher/lab/presence", "", False),
-        ("", "nrp_simulation/7/command", "launcher", False),
-        ("", "nrp_simulation/7/lifecycle", "gateway", False),
-        ("", "nrp_launcher/lab/launch", "launcher", False),
-        ("", "nrp_gateway/abc/reply", "gateway", False),
-        ("", "anything", "gateway", False),
-        # Gateways command and ask, launchers and simulations obey, tell and answer.
-        ("gateway", "nrp_simulation/7/command", "launcher", True),
-        ("gateway", "nrp_launcher/lab/launch", "launcher", True),
-        ("gateway", "nrp_simulation/7/lifecycle", "launcher", True),
-        ("launcher", "nrp_launcher/lab/presence", "gateway", True),
-        ("launcher", "nrp_simulation/7/lifecycle", "gateway", True),
-        ("launcher", "nrp_gateway/abc/reply", "gateway", True),
-        ("launcher", "nrp_gateway/abc/reply", "launcher", False),
-        ("gateway", "other/topic", "launcher", False),
-    ],
-)
-def test_what_is_said_reaches_whom_it_is_for(
-    mosquitto: Mosquitto, speaker: str, topic: str, listener: str, reaches: bool
-) -> None:
-    with (
-        connected(mosquitto, listener, PASSWORDS[listener]) as (_, seen),
-        connected(mosquitto, speaker, PASSWORDS[speaker]) as (client, _own),
-    ):
-        published = client.publish(topic, b"said", qos=1)
-        published.wait_for_publish(5)
-        with connected(mosquitto, "launcher", PASSWORDS["launcher"]) as (trusted, _):
-            trusted.publish(SENTINEL, b"over", qos=1).wait_for_publish(5)
-        wait_until(lambda: any(each.topic == SENTINEL for each in seen))
-        assert any(each.topic == topic and each.payload == b"said" for each in seen) is reaches
+@pytest.fixture(scope="module")
+def broker(manifests: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestBroker]:
+    broker = ManifestBroker(manifests, tmp_path_factory.mktemp("broker"))
+    broker.start()
+    yield broker
+    broker.stop()
 
 
-@pytest.mark.parametrize(("name", "password"), [("gateway", "l-secret"), ("root", "x")])
-def test_who_gives_a_wrong_name_or_password_is_turned_away(mosquitto: Mosquitto, name: str, password: str) -> None:
-    client, codes = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5), []
-    client.username_pw_set(name, password)
-    client.on_connect = lambda _client, _data, _flags, code, _properties: codes.append(code)
-    client.connect(mosquitto.address.host, mosquitto.address.port)
-    client.loop_start()
-    wait_until(lambda: codes)
-    client.disconnect()
-    client.loop_stop()
-    assert codes[0].is_failure
+@pytest.fixture(scope="module")
+def clients(broker: ManifestBroker) -> Iterator[dict[str, Client]]:
+    with clients_of(broker.secured) as clients:
+        yield clients
 
 
-def test_probe_of_the_broker_may_read_what_it_looks_at(mosquitto: Mosquitto) -> None:
-    address = mosquitto.address
-    documents = yaml.safe_load_all((MANIFESTS / "base" / "broker.yaml").read_text())
-    pod = next(each["spec"]["template"]["spec"] for each in documents if each["kind"] == "StatefulSet")
-    command = pod["containers"][0]["livenessProbe"]["exec"]["command"]
-    done = subprocess.run([*command, "-h", address.host, "-p", str(address.port)], check=False, capture_output=True)
+@pytest.mark.parametrize(("who", "what", "topic", "is_allowed"), MATRIX, ids=IDS)
+def test_the_table(clients: dict[str, Client], who: str, what: str, topic: str, is_allowed: str) -> None:
+    assert is_taken(clients[who], "", what, topic) is (is_allowed == "yes")
+
+
+def test_nobody_gets_in_without_a_password(broker: ManifestBroker) -> None:
+    gateway = broker.secured.address("gateway")
+    for address in (broker.secured.stranger, replace(gateway, password="wrong"), replace(gateway, username="root")):
+        with Client(address) as client:
+            assert str(client.connection) == "Not authorized"
+
+
+def test_frontends_get_in_by_websocket(broker: ManifestBroker, clients: dict[str, Client]) -> None:
+    with Client(broker.secured.address("frontend"), websocket=broker.secured.websocket) as frontend:
+        assert frontend.may_subscribe("#")
+        assert clients["simulation"].may_publish(Topics().status(7), b"said")
+        wait_until(lambda: (Topics().status(7), b"said") in frontend.heard)
+
+
+@pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
+def test_its_probes_find_it_well(broker: ManifestBroker, clients: dict[str, Client], probe: str) -> None:
+    done = broker.probe(probe)
     assert done.returncode == 0, done.stderr
+
+
+def test_its_simulations_and_rights_of_this_version_are_there_after_a_restart(
+    manifests: Manifests, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    broker, simulation = ManifestBroker(manifests, tmp_path_factory.mktemp("restarted")), "nrp-simulation::one:7:x"
+    broker.start()
+    try:
+        with Client(broker.secured.address("launcher")) as launcher:
+            launcher.order("createRole", rolename=simulation, acls=[])
+            launcher.order("createClient", username=simulation, password="p", roles=[{"rolename": simulation}])
+            of_an_earlier_version = role("nrp_launcher", "Launchers", launcher_rights(Topics()))["acls"][1:]
+            launcher.order("modifyRole", rolename="nrp_launcher", acls=of_an_earlier_version)
+        broker.stop()
+        assert broker.probe("livenessProbe").returncode != 0
+        assert "wrote the rights of Launchers anew" in broker.prepare().replace("\n", " ")
+        broker.start()
+        assert broker.secured.simulations == {simulation}
+        with Client(broker.secured.address("launcher")) as launcher:
+            assert launcher.may_publish(Topics().launcher_presence("one"))
+    finally:
+        broker.stop()

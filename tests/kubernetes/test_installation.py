@@ -16,9 +16,10 @@ import requests
 import yaml
 
 from tests.kubernetes.api import KubernetesApi
-from tests.kubernetes.broker import connected, manifest_broker
+from tests.kubernetes.broker import ManifestBroker
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.manifests import Manifests, render
+from tests.secured_broker import Client
 from tests.waiting import wait_until
 
 EXPERIMENT = Path(__file__).parents[2] / "examples" / "two_engines"
@@ -54,29 +55,29 @@ def environment_of(manifests: Manifests, workload: str, **here: str) -> dict[str
 def test_launch_to_logs_with_what_the_manifests_say(
     cluster: Cluster, api: KubernetesApi, volume: Path, tmp_path: Path
 ) -> None:
-    manifests = Manifests(render("single-node", tmp_path))
+    manifests = Manifests(render("single-node", tmp_path / "deploy"))
     job = manifests.simulation_job
     job["spec"]["template"]["spec"]["containers"][0]["image"] = "nrp-launcher:test"  # no Pod has a launcher here
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     shutil.copytree(EXPERIMENT, tmp_path / "gateway" / "experiments" / "two_engines")
-    gateway = environment_of(manifests, "nrp-gateway")
-    launcher = environment_of(manifests, "nrp-launcher")
-    passwords = {"gateway": gateway["NRP_MQTT_PASSWORD"], "launcher": launcher["NRP_MQTT_PASSWORD"]}
-    (tmp_path / "broker").mkdir()
-    mosquitto = manifest_broker(tmp_path / "broker", passwords)
-    port, bus = free_port(), {"NRP_MQTT_BROKER_ADDRESS": str(mosquitto.address)}
+    broker = ManifestBroker(manifests, tmp_path / "broker")
+    port, secured = free_port(), broker.secured
+    bus = {"NRP_MQTT_BROKER_ADDRESS": str(secured.stranger), "NRP_MQTT_CA_FILE": str(secured.access / "ca.crt")}
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as running:
-        mosquitto.start()
-        running.callback(mosquitto.stop)
-        _, seen = running.enter_context(connected(mosquitto))
+        broker.start()
+        running.callback(broker.stop)
+        frontend = running.enter_context(Client(secured.address("frontend")))
+        assert frontend.may_subscribe("#")
         here = {"NRP_HOST": "127.0.0.1", "NRP_PORT": port, "NRP_DATA_DIRECTORY": str(tmp_path / "gateway")}
+        here["NRP_MQTT_PASSWORD_FILE"] = str(secured.access / "gateway.password")
         gateway = environment_of(manifests, "nrp-gateway", **bus, **here)
         running.enter_context(service("gateway", gateway, tmp_path / "gateway.log"))
         launcher = environment_of(
             manifests,
             "nrp-launcher",
             **bus,
+            NRP_MQTT_PASSWORD_FILE=str(secured.access / "launcher.password"),
             NRP_STORAGE_URL=url,
             NRP_DATA_DIRECTORY=str(volume / "nrp-launcher-0"),
             NRP_KUBERNETES_VOLUME=str(volume),
@@ -92,17 +93,20 @@ def test_launch_to_logs_with_what_the_manifests_say(
         assert (answer.status_code, answer.json()["state"]) == (201, "paused"), answer.text
         assert answer.json()["launcher"] == "nrp-launcher-0"
         assert len(cluster.jobs) == 1
+        assert len(secured.simulations) == 1
         for state in ("started", "stopped"):
             path = f"{url}{answer.headers['Location']}"
             assert requests.put(f"{path}/state", json={"state": state}, timeout=30).json() == {"state": state}
         assert requests.get(f"{path}/logs", timeout=30).status_code == 200
         assert requests.get(path, timeout=30).json()["error"] is None
         wait_until(lambda: not cluster.jobs and not cluster.pods, 20)
-        # What a frontend hears, which gives no name.
-        states = [each.payload for each in seen if each.topic == "nrp_simulation/1/status"]
+        wait_until(lambda: not secured.simulations | secured.roles)
+        states = [payload for topic, payload in frontend.heard if topic == "nrp_simulation/1/status"]
         assert any(b'"paused"' in each for each in states)
-        wait_until(lambda: any(b'"stopped"' in each.payload for each in seen))
-        assert {each.topic.partition("/")[0] for each in seen} <= {"nrp_simulation", "nrp_server"}
+        wait_until(lambda: any(b'"stopped"' in payload for _, payload in list(frontend.heard)))
+        assert {topic.partition("/")[0] for topic, _ in frontend.heard} <= {"nrp_simulation", "nrp_server"}
+        for name in ("gateway", "launcher"):
+            assert "does not let" not in (tmp_path / f"{name}.log").read_text()
 
 
 def _status(url: str) -> int | None:

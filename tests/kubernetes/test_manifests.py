@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 
+from nrp_cli.broker_access import certificates
 from nrp_gateway.settings import GatewaySettings
 from nrp_simserver.settings import LauncherSettings
-from tests.kubernetes.manifests import MANIFESTS, OVERLAYS, Manifests, as_json, references, render, selects
+from tests.kubernetes.manifests import OVERLAYS, Manifests, as_json, make_secrets, references, render, selects
 from tests.kubernetes.objects import Object
 
 VERSIONS = ("1.31", "1.37")
@@ -59,20 +59,50 @@ def test_what_is_referred_to_is_there(manifests: Manifests) -> None:
 
 
 def test_keys_of_secrets_are_there(manifests: Manifests) -> None:
-    secret = manifests.generated("Secret", "nrp-secrets")
+    secrets = {each["metadata"]["name"]: each["data"].keys() for each in manifests.of("Secret")}
     for name, container in manifests.containers():
         for each in container.get("env", []):
-            key = each.get("valueFrom", {}).get("secretKeyRef", {}).get("key")
-            assert key is None or key in secret["data"], f"{name}: {key}"
+            if (of := each.get("valueFrom", {}).get("secretKeyRef")) is not None:
+                assert of["key"] in secrets[of["name"]], name
+    for name, pod in manifests.pods.items():
+        for each in pod["spec"].get("volumes", []):
+            for item in each.get("secret", {}).get("items", []):
+                assert item["key"] in secrets[each["secret"]["secretName"]], name
 
 
 def test_secrets_are_nowhere_else(manifests: Manifests) -> None:
-    import base64
-
-    secret = manifests.generated("Secret", "nrp-secrets")
     everything_else = as_json([each for each in manifests.objects if each["kind"] != "Secret"])
-    for value in secret["data"].values():
-        assert base64.b64decode(value).decode() not in everything_else
+    for name in ("nrp-secrets", "nrp-broker-access"):
+        for key, value in manifests.files("Secret", name).items():
+            if not key.endswith(".crt"):
+                assert value.decode().strip() not in everything_else, key
+
+
+def test_of_the_brokers_secrets_everybody_has_no_more_than_their_own(manifests: Manifests) -> None:
+    has = {
+        name: {item["key"] for item in each["secret"]["items"]}
+        for name, pod in manifests.pods.items()
+        for each in pod["spec"].get("volumes", [])
+        if "secret" in each and "items" in each["secret"]
+    }
+    assert has == {GATEWAY: {"gateway.password"}, LAUNCHER: {"launcher.password"}}
+    whole = [name for name, pod in manifests.pods.items() if "nrp-broker-access" in as_json(pod) and name not in has]
+    assert whole == [BROKER]
+    (container,) = manifests.pods[BROKER]["spec"]["containers"]
+    assert "secrets" not in [each["name"] for each in container["volumeMounts"]]  # it has what was made of them
+
+
+def test_all_who_connect_to_the_broker_know_its_authority(manifests: Manifests) -> None:
+    for name in (GATEWAY, LAUNCHER, "simulation"):
+        (mount,) = [each for each in _container(manifests, name)["volumeMounts"] if each["name"] == "broker-authority"]
+        assert manifests.environment(LAUNCHER)["NRP_MQTT_CA_FILE"] == f"{mount['mountPath']}/ca.crt", name
+    authority = manifests.named("ConfigMap", "nrp-broker-authority")["data"]["ca.crt"]
+    host, _, _ = manifests.environment(LAUNCHER)["NRP_MQTT_BROKER_ADDRESS"].partition(":")
+    secrets = manifests.files("Secret", "nrp-broker-access")
+    certificate = certificates.read_certificate(secrets["server.crt"], "server.crt")
+    assert host in certificates.hosts_of(certificate)
+    assert certificates.is_signed_by(certificate, certificates.read_certificate(authority.encode(), "ca.crt"))
+    assert b"PRIVATE KEY" in secrets["server.key"]
 
 
 def test_services_lead_to_ports_of_pods(manifests: Manifests) -> None:
@@ -123,15 +153,20 @@ def test_mounted_volumes_are_there(manifests: Manifests) -> None:
             assert {each["name"] for each in container["volumeMounts"]} <= there, name
 
 
-def test_gateway_understands_its_settings(manifests: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = _settings(GatewaySettings, manifests.environment(GATEWAY), monkeypatch)
+def test_gateway_understands_its_settings(
+    manifests: Manifests, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = _settings(GatewaySettings, manifests, GATEWAY, monkeypatch, tmp_path)
     assert settings.broker.host in [each["metadata"]["name"] for each in manifests.of("Service")]
     assert settings.port in [port["containerPort"] for port in _container(manifests, GATEWAY)["ports"]]
     assert not settings.allow_unauthenticated or not manifests.of("Ingress")
 
 
-def test_launcher_understands_its_settings(manifests: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = _settings(LauncherSettings, manifests.environment(LAUNCHER), monkeypatch)
+def test_launcher_understands_its_settings(
+    manifests: Manifests, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = _settings(LauncherSettings, manifests, LAUNCHER, monkeypatch, tmp_path)
+    assert settings.simulation_credentials == "required"
     assert settings.placement == "kubernetes"
     mounts = {each["name"]: each["mountPath"] for each in _container(manifests, LAUNCHER)["volumeMounts"]}
     assert settings.kubernetes_job is not None
@@ -174,7 +209,8 @@ def test_all_pods_keep_to_the_restricted_profile(manifests: Manifests) -> None:
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod["spec"].keys(), name
         assert all(
-            {"configMap", "emptyDir", "persistentVolumeClaim"} & each.keys() for each in pod["spec"].get("volumes", [])
+            {"configMap", "secret", "emptyDir", "persistentVolumeClaim"} & each.keys()
+            for each in pod["spec"].get("volumes", [])
         ), name
 
 
@@ -239,9 +275,9 @@ def test_all_services_are_probed(manifests: Manifests) -> None:
 @pytest.mark.parametrize(
     ("source", "target", "port", "may"),
     [
-        (GATEWAY, BROKER, 1883, True),
-        (LAUNCHER, BROKER, 1883, True),
-        ("simulation", BROKER, 1883, True),
+        (GATEWAY, BROKER, 8883, True),
+        (LAUNCHER, BROKER, 8883, True),
+        ("simulation", BROKER, 8883, True),
         (LAUNCHER, GATEWAY, 8090, True),
         ("simulation", GATEWAY, 8090, False),
         ("simulation", LAUNCHER, 9117, False),
@@ -268,16 +304,20 @@ def test_database_is_reached_by_gateways_alone(manifests: Manifests, source: str
 
 
 def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    secrets, access = tmp_path / "secrets.env", tmp_path / "access"
     for _ in range(2):
-        subprocess.run([MANIFESTS / "make-secrets", tmp_path], check=True, capture_output=True)
-        made = (tmp_path / "secrets.env").read_text()
-    assert (tmp_path / "secrets.env").stat().st_mode & 0o777 == 0o600
+        said = make_secrets(tmp_path)
+        made, password = secrets.read_text(), (access / "gateway.password").read_text()
+    assert f"kept {secrets}" in said
+    for each in (secrets, access / "ca.key", access / "gateway.password", access / "broker" / "server.key"):
+        assert each.stat().st_mode & 0o777 == 0o600, each
     values = dict(line.split("=") for line in made.splitlines() if not line.startswith("#"))
     assert all(len(value) == 48 for value in values.values())
     assert len(set(values.values())) == len(values)
-    (tmp_path / "secrets.env").unlink()
-    subprocess.run([MANIFESTS / "make-secrets", tmp_path], check=True)
-    assert (tmp_path / "secrets.env").read_text() != made
+    secrets.unlink()
+    make_secrets(tmp_path)
+    assert secrets.read_text() != made
+    assert (access / "gateway.password").read_text() == password
 
 
 def _container(manifests: Manifests, workload: str) -> Object:
@@ -294,13 +334,27 @@ def _ports(pod: Object) -> dict[str, int]:
     }
 
 
-def _settings(kind: type, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    known = {f"NRP_{name.upper()}" for name in kind.model_fields}  # type: ignore[attr-defined]
+def _settings(  # type: ignore[no-untyped-def]
+    kind: type, manifests: Manifests, workload: str, monkeypatch: pytest.MonkeyPatch, folder: Path
+):
+    environment = manifests.environment(workload)
+    mounts = {each["name"]: each["mountPath"] for each in _container(manifests, workload)["volumeMounts"]}
+    secrets = manifests.files("Secret", "nrp-broker-access")
+    for variable, volume in (("NRP_MQTT_CA_FILE", "broker-authority"), ("NRP_MQTT_PASSWORD_FILE", "broker-password")):
+        there = Path(environment[variable])
+        assert str(there.parent) == mounts[volume]
+        here = folder / there.name
+        here.write_bytes(secrets[there.name])
+        environment[variable] = str(here)
+    known = {f"NRP_{name.upper()}" for name in kind.model_fields} | {"NRP_MQTT_PASSWORD_FILE"}  # type: ignore[attr-defined]
     for name, value in environment.items():
         if name.startswith("NRP_"):
             assert name in known or name in SHARED, name
             monkeypatch.setenv(name, value)
-    return kind.load()  # type: ignore[attr-defined]
+    settings = kind.load()  # type: ignore[attr-defined]
+    assert settings.broker.tls
+    assert settings.broker.password == secrets[f"{workload.removeprefix('nrp-')}.password"].decode().strip()
+    return settings
 
 
 SHARED = {"NRP_AUTHENTICATION", "NRP_ALLOW_UNAUTHENTICATED", "NRP_CORS_ORIGINS"}
