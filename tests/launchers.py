@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,10 +160,36 @@ class Launched:
         assert not self.processes()
 
 
-class RunningLauncher:
-    """A launcher in a process of its own, started by `start`, and who asks it."""
+WITH_CONSTANTS = """
+import importlib, runpy
+for path, value in {constants}.items():
+    module, _, name = path.rpartition(".")
+    assert hasattr(importlib.import_module(module), name), path
+    setattr(importlib.import_module(module), name, value)
+runpy.run_module("nrp_cli.services", run_name="__main__", alter_sys=True)
+"""
 
-    def __init__(self, broker: BrokerAddress, storage: StorageServer, data: Path, **settings: object) -> None:
+
+class RunningLauncher:
+    """A launcher in a process of its own, started by `start`, and who asks it.
+
+    Args:
+        broker: that it finds.
+        storage: likewise.
+        data: its data directory.
+        constants: values of constants of the code, by their whole names: for a test that would wait for them.
+        settings: its settings, beyond those that it needs.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerAddress,
+        storage: StorageServer,
+        data: Path,
+        *,
+        constants: Mapping[str, object] | None = None,
+        **settings: object,
+    ) -> None:
         self.storage = storage
         self.data = data
         self.name = "test"
@@ -173,7 +199,9 @@ class RunningLauncher:
         self.asker.start()
         self._broker = broker
         self._settings = settings
+        self._program = ["-c", WITH_CONSTANTS.format(constants=constants)] if constants else ["-m", "nrp_cli.services"]
         self._process: subprocess.Popen[bytes] | None = None
+        self._launched: list[Launched] = []
 
     # -- the process ---------------------------------------------------------------------------------------------------
 
@@ -199,7 +227,7 @@ class RunningLauncher:
         self.data.mkdir(parents=True, exist_ok=True)
         with (self.data / "launcher.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nrp_cli.services", "launcher"], env=environment, stdout=log, stderr=log
+                [sys.executable, *self._program, "launcher"], env=environment, stdout=log, stderr=log
             )
 
     @property
@@ -245,7 +273,7 @@ class RunningLauncher:
 
     def await_ready(self, after: int = 0) -> None:
         """Wait until it says that it takes launches, not counting its first `after` messages."""
-        wait_until(lambda: any(seen.payload and seen.json["online"] for seen in self.presences[after:]), 20)
+        wait_until(lambda: any(seen.payload and seen.json["online"] for seen in self.presences[after:]), 40)
         self.asker.wait_until_connected(10)
 
     def restart(self, **variables: str) -> None:
@@ -351,7 +379,16 @@ class RunningLauncher:
         simulation = Launched(next(_ids), experiment, self)
         simulation.reply = self.ask_launch(simulation.id, experiment, **caller)
         assert simulation.reply.incarnation, simulation.reply
+        self._launched.append(simulation)
         return simulation
+
+    def end_simulations(self) -> None:
+        """Have those stopped that were launched and not ended since."""
+        while self._launched:
+            simulation = self._launched.pop()
+            if simulation.folder.exists() and not simulation.finals:
+                simulation.command("stopped")
+                simulation.await_final()
 
     def paused(self, script: str = ENDLESS, **experiment: Any) -> Launched:
         """A simulation that is ready to be started."""

@@ -49,6 +49,13 @@ os.kill(os.getpid(), signal.SIGSEGV)
 PACED = "import time\nwhile True:\n    nrp.run_loop()\n    time.sleep(0.05)\n"
 
 
+IMPATIENT = {
+    "nrp_simserver.launcher.launcher.ADOPTED_WITHIN_S": 1.0,
+    "nrp_simserver.placement.slurm.site.LOOKED_AT_WITHIN_S": 1.0,
+}
+"""How long it is that launchers wait at their start for a controller that is away."""
+
+
 @pytest.fixture(scope="module")
 def running_cluster() -> Iterator[SlurmCluster]:
     # Of a socket's path only 107 bytes count.
@@ -91,6 +98,31 @@ def cluster(running_cluster: SlurmCluster, doomed: Launched) -> Iterator[SlurmCl
     wait_until(lambda: set(running_cluster.unfinished()) <= own, 30)
 
 
+@pytest.fixture(scope="module")
+def shared_launcher(
+    running_cluster: SlurmCluster,
+    broker: BrokerAddress,
+    storage: StorageServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RunningLauncher]:
+    data = tmp_path_factory.mktemp("launcher")
+    launcher = RunningLauncher(broker, storage, data, constants=IMPATIENT, placement="slurm")
+    launcher.start()
+    launcher.await_ready()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def launcher(cluster: SlurmCluster, shared_launcher: RunningLauncher) -> Iterator[RunningLauncher]:
+    """A launcher that takes launches, which most tests share; it has no simulation at the end of each."""
+    yield shared_launcher
+    cluster.heal()
+    if shared_launcher.process.poll() is not None:
+        shared_launcher.restart()
+    shared_launcher.end_simulations()
+
+
 def job_of(cluster: SlurmCluster, simulation: Launched) -> int:
     """The only job that a simulation ever had."""
     (job,) = cluster.jobs_of(simulation.incarnation)
@@ -114,8 +146,7 @@ def assert_nothing_is_left(cluster: SlurmCluster, *simulations: Launched) -> Non
 # -- from launch to logs -----------------------------------------------------------------------------------------------
 
 
-def test_a_simulation_is_a_job_from_launch_to_logs(cluster: SlurmCluster, launchers: Launchers) -> None:
-    launcher = launchers.running(placement="slurm")
+def test_a_simulation_is_a_job_from_launch_to_logs(cluster: SlurmCluster, launcher: RunningLauncher) -> None:
     simulation = launcher.started(TALKATIVE)
     simulation.await_steps()
     assert cluster.states()[job_of(cluster, simulation)] == "RUNNING"
@@ -145,9 +176,9 @@ def test_what_a_launch_asks_for_is_asked_of_slurm(cluster: SlurmCluster, launche
 
 
 def test_a_server_that_crashes_is_told_with_its_signal_and_last_words(
-    cluster: SlurmCluster, launchers: Launchers
+    cluster: SlurmCluster, launcher: RunningLauncher
 ) -> None:
-    simulation = launchers.running(placement="slurm").paused(CRASHING)
+    simulation = launcher.paused(CRASHING)
     simulation.command("started")  # whose answer the crash may have taken away
     final = simulation.await_final()
     assert final["event"] == "failed"
@@ -169,9 +200,9 @@ def test_limits_of_processes_are_kept_on_the_node(cluster: SlurmCluster, launche
     [({"partition": "nowhere"}, "invalid partition"), ({"gpus": 1}, "gres"), ({"memory_mb": 2**30}, "memory")],
 )
 def test_a_job_that_slurm_refuses_fails_with_what_slurm_said(
-    cluster: SlurmCluster, launchers: Launchers, resources: dict[str, Any], said: str
+    cluster: SlurmCluster, launcher: RunningLauncher, resources: dict[str, Any], said: str
 ) -> None:
-    simulation = launchers.running(placement="slurm").launch(resources=resources)
+    simulation = launcher.launch(resources=resources)
     final = simulation.await_final()
     assert final["event"] == "failed"
     assert final["reason"].startswith("Slurm does not take the job of the simulation")
@@ -182,8 +213,7 @@ def test_a_job_that_slurm_refuses_fails_with_what_slurm_said(
 # -- the queue ---------------------------------------------------------------------------------------------------------
 
 
-def test_place_and_reason_are_told_while_it_waits(cluster: SlurmCluster, launchers: Launchers) -> None:
-    launcher = launchers.running(placement="slurm")
+def test_place_and_reason_are_told_while_it_waits(cluster: SlurmCluster, launcher: RunningLauncher) -> None:
     cluster.fill()
     first = launcher.launch()
     wait_until(lambda: waits(first) and waits(first)[-1].get("queuePosition") == 1)
@@ -200,8 +230,7 @@ def test_place_and_reason_are_told_while_it_waits(cluster: SlurmCluster, launche
     assert_nothing_is_left(cluster, first, second)
 
 
-def test_a_stop_before_it_ran_cancels_the_job(cluster: SlurmCluster, launchers: Launchers) -> None:
-    launcher = launchers.running(placement="slurm")
+def test_a_stop_before_it_ran_cancels_the_job(cluster: SlurmCluster, launcher: RunningLauncher) -> None:
     cluster.fill()
     simulation = launcher.launch()
     wait_until(lambda: cluster.jobs_of(simulation.incarnation))
@@ -212,8 +241,10 @@ def test_a_stop_before_it_ran_cancels_the_job(cluster: SlurmCluster, launchers: 
     assert cluster.states()[job_of(cluster, simulation)] == "CANCELLED"
 
 
-def test_a_job_that_somebody_else_cancels_fails_its_simulation(cluster: SlurmCluster, launchers: Launchers) -> None:
-    simulation = launchers.running(placement="slurm").started(TALKATIVE)
+def test_a_job_that_somebody_else_cancels_fails_its_simulation(
+    cluster: SlurmCluster, launcher: RunningLauncher
+) -> None:
+    simulation = launcher.started(TALKATIVE)
     cluster.cancel(job_of(cluster, simulation))
     final = simulation.await_final()
     assert final["event"] == "failed"
@@ -223,8 +254,7 @@ def test_a_job_that_somebody_else_cancels_fails_its_simulation(cluster: SlurmClu
 
 
 @pytest.mark.timeout(300)
-def test_thirty_at_once(cluster: SlurmCluster, launchers: Launchers) -> None:
-    launcher = launchers.running(placement="slurm")
+def test_thirty_at_once(cluster: SlurmCluster, launcher: RunningLauncher) -> None:
     simulations = [launcher.launch(PACED) for _ in range(30)]
     for simulation in simulations:
         simulation.await_transition("initialized", 90)
@@ -295,9 +325,9 @@ def test_a_launcher_that_is_told_to_end_has_its_jobs_end_in_order_by_the_bus(
 
 
 def test_a_lost_node_fails_its_simulation_and_what_still_runs_there_ends_itself(
-    cluster: SlurmCluster, launchers: Launchers
+    cluster: SlurmCluster, launcher: RunningLauncher
 ) -> None:
-    simulation = launchers.running(placement="slurm").started(TALKATIVE)
+    simulation = launcher.started(TALKATIVE)
     server, job = psutil.Process(simulation.server), job_of(cluster, simulation)
     node = cluster.node_of(job)
     cluster.lose_node(node)
@@ -310,8 +340,8 @@ def test_a_lost_node_fails_its_simulation_and_what_still_runs_there_ends_itself(
     assert len(simulation.finals) == 1
 
 
-def test_a_job_that_slurm_runs_again_is_no_second_copy(cluster: SlurmCluster, launchers: Launchers) -> None:
-    simulation = launchers.running(placement="slurm").started(TALKATIVE)
+def test_a_job_that_slurm_runs_again_is_no_second_copy(cluster: SlurmCluster, launcher: RunningLauncher) -> None:
+    simulation = launcher.started(TALKATIVE)
     server, job = psutil.Process(simulation.server), job_of(cluster, simulation)
     cluster.control("update", f"JobId={job}", "Requeue=1")  # as a site's plugin may do
     node = cluster.node_of(job)
@@ -324,8 +354,7 @@ def test_a_job_that_slurm_runs_again_is_no_second_copy(cluster: SlurmCluster, la
     assert [each["event"] for each in simulation.lifecycle].count("initialized") == 1
 
 
-def test_the_next_launcher_adopts_jobs_and_submits_none_twice(cluster: SlurmCluster, launchers: Launchers) -> None:
-    launcher = launchers.running(placement="slurm")
+def test_the_next_launcher_adopts_jobs_and_submits_none_twice(cluster: SlurmCluster, launcher: RunningLauncher) -> None:
     running, ending = launcher.started(TALKATIVE), launcher.started(TALKATIVE)
     cluster.fill()
     waiting, unwanted = launcher.launch(), launcher.launch()
@@ -362,8 +391,7 @@ def test_a_launcher_that_leaves_is_followed_by_another(cluster: SlurmCluster, la
 
 
 @pytest.mark.timeout(300)
-def test_nothing_is_lost_while_the_controller_is_away(cluster: SlurmCluster, launchers: Launchers) -> None:
-    launcher = launchers.running(placement="slurm")
+def test_nothing_is_lost_while_the_controller_is_away(cluster: SlurmCluster, launcher: RunningLauncher) -> None:
     running, ending = launcher.started(), launcher.started(TALKATIVE)
     cluster.stop_controller()
     launched, unwanted = launcher.launch(), launcher.launch()

@@ -20,6 +20,14 @@ SAID = "the script says this"
 SPEAKING = f"print('{SAID}', flush=True)\nwhile True:\n    nrp.run_loop()\n"
 
 
+IMPATIENT = {
+    "nrp_simserver.launcher.launcher.ADOPTED_WITHIN_S": 1.0,
+    "nrp_simserver.placement.kubernetes.cluster.LOST_AFTER_S": 3.0,
+    "nrp_simserver.placement.kubernetes.cluster.RETRY_DELAYS_S": (0.1, 0.2, 0.4),
+}
+"""How long it is that launchers wait for what these tests have go wrong."""
+
+
 class ClusterLauncher(RunningLauncher):
     """A launcher with a cluster."""
 
@@ -37,6 +45,7 @@ class ClusterLauncher(RunningLauncher):
             broker,
             storage,
             data,
+            constants=IMPATIENT,
             placement="kubernetes",
             kubernetes_config=api.kubeconfig,
             kubernetes_job=template,
@@ -46,6 +55,19 @@ class ClusterLauncher(RunningLauncher):
         )
         self.cluster = cluster
         self.api = api
+
+    def restore(self) -> None:
+        """Have launcher, API and cluster be as they were before any simulation, whatever a test did to them."""
+        self.api.heal()
+        if not self.api.is_there:
+            self.api.start()
+        self.cluster.heal()
+        if self.process.poll() is not None:
+            self.restart()
+        self.end_simulations()
+        self.assert_cluster_is_empty()
+        del self.cluster.nodes[1:]
+        self.api.requests.clear()
 
     def speaking(self, **asked: Any) -> Launched:
         """A simulation whose script has said something, and takes steps."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from nrp_common.bus import BrokerAddress
+from nrp_common.errors import SettingsError
+from nrp_simserver.placement.choice import placement_of
+from nrp_simserver.settings import LauncherSettings
 from tests.kubernetes.api import KubernetesApi
-from tests.kubernetes.cluster import Cluster, Node
+from tests.kubernetes.cluster import Node
 from tests.kubernetes.installation import SAID, ClusterLauncher
 from tests.kubernetes.manifests import MANIFESTS
 from tests.storage_server import StorageServer
@@ -274,12 +279,26 @@ def test_launcher_that_leaves_its_simulations_is_followed_by_another_one(cluster
         ("NRP_KUBERNETES_NODE_SELECTORS", "gpu", "NRP_KUBERNETES_NODE_SELECTORS"),
     ],
 )
-def test_launcher_that_cannot_work_says_why(
-    cluster_launcher: ClusterLauncher, variable: str, value: str, complaint: str
+def test_settings_that_cannot_work_say_why(
+    api: KubernetesApi,
+    template: Path,
+    volume: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    complaint: str,
 ) -> None:
-    cluster_launcher.start(**{variable: value})
-    assert cluster_launcher.process.wait(20) == 2
-    assert complaint in cluster_launcher.log
+    environment = {
+        "NRP_PLACEMENT": "kubernetes",
+        "NRP_DATA_DIRECTORY": str(volume / "launcher"),
+        "NRP_KUBERNETES_CONFIG": str(api.kubeconfig),
+        "NRP_KUBERNETES_JOB": str(template),
+        variable: value,
+    }
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(SettingsError, match=re.escape(complaint)):
+        placement_of(LauncherSettings.load(), *[cast(Any, None)] * 5)
 
 
 def test_launcher_without_the_extra_says_what_to_install() -> None:
@@ -294,29 +313,27 @@ def test_launcher_without_the_extra_says_what_to_install() -> None:
     assert "pip install 'nrp-backend[kubernetes]'" in done.stderr
 
 
-def test_template_without_an_image_is_for_launchers_in_a_pod(cluster_launcher: ClusterLauncher) -> None:
+def test_launcher_that_cannot_work_ends_and_says_why(cluster_launcher: ClusterLauncher) -> None:
     cluster_launcher.start(NRP_KUBERNETES_JOB=str(MANIFESTS / "base" / "simulation-job.yaml"))
     assert cluster_launcher.process.wait(20) == 2
     assert "names no image" in cluster_launcher.log
 
 
 def test_two_launchers_share_a_cluster_and_touch_only_their_own(
-    broker: BrokerAddress, storage: StorageServer, volume: Path, cluster: Cluster, api: KubernetesApi, template: Path
+    launcher: ClusterLauncher, broker: BrokerAddress, storage: StorageServer, template: Path
 ) -> None:
-    launchers = [ClusterLauncher(broker, storage, volume / name, cluster, api, template) for name in ("one", "two")]
+    data = launcher.data.parent / "another"
+    another = ClusterLauncher(broker, storage, data, launcher.cluster, launcher.api, template)
+    another.name = data.name
     try:
-        for each in launchers:
-            each.name = each.data.name
-            each.start()
-            each.await_ready()
-        simulations = [each.speaking() for each in launchers]
-        launchers[0].kill()
-        launchers[0].restart()
+        another.start()
+        another.await_ready()
+        simulations = [each.speaking() for each in (another, launcher)]
+        another.kill()
+        another.restart()
         assert simulations[0].command("stopped").error is None
         assert simulations[0].await_final()["event"] == "stopped"
-        wait_until(lambda: len(cluster.jobs) == 1, 20)
+        wait_until(lambda: len(launcher.cluster.jobs) == 1, 20)
         simulations[1].await_steps()
     finally:
-        for each in launchers:
-            each.close()
-    assert not cluster.jobs
+        another.close()

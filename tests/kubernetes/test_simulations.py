@@ -52,13 +52,11 @@ def test_thirty_simulations_run_at_once(launcher: ClusterLauncher) -> None:
     launcher.assert_cluster_is_empty()
 
 
-def test_secrets_are_in_no_job_and_not_in_the_simulation_s_folder(
-    launcher: ClusterLauncher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launcher.end()
-    launcher.restart(NRP_MQTT_USERNAME="launcher", NRP_MQTT_PASSWORD="broker-password")
-    simulation = launcher.paused()
-    assert "broker-password" not in str(launcher.cluster.jobs)
+def test_secrets_are_in_no_job_and_not_in_the_simulation_s_folder(cluster_launcher: ClusterLauncher) -> None:
+    cluster_launcher.start(NRP_MQTT_USERNAME="launcher", NRP_MQTT_PASSWORD="broker-password")
+    cluster_launcher.await_ready()
+    simulation = cluster_launcher.paused()
+    assert "broker-password" not in str(cluster_launcher.cluster.jobs)
     inside = [each for each in simulation.folder.rglob("*") if each.is_file()]
     assert inside
     assert not [each for each in inside if b"broker-password" in each.read_bytes()]
@@ -217,10 +215,10 @@ def test_pod_that_is_evicted_is_told_with_the_node_s_reason(launcher: ClusterLau
 
 
 def test_simulation_that_exceeds_its_time_limit_is_told_so_with_its_logs(launcher: ClusterLauncher) -> None:
-    simulation = launcher.speaking(resources={"time_limit": 8})
+    simulation = launcher.speaking(resources={"time_limit": 5})
     final = simulation.await_final()
     assert final["event"] == "failed"
-    assert "longer than the 8 s" in final["reason"]
+    assert "longer than the 5 s" in final["reason"]
     assert SAID in simulation.log_in(final["logs"])
     launcher.assert_cluster_is_empty()
 
