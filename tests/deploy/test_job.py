@@ -164,7 +164,9 @@ def test_told_to_end_it_has_its_server_end_in_order(jobs: Jobs) -> None:
 
 
 def test_a_server_that_does_not_end_is_killed(jobs: Jobs) -> None:
-    simulation, _, process = jobs.started(DEAF, stop_grace_s=0.5)
+    script = DEAF.replace("while True:", "open('is_deaf', 'w').close()\nwhile True:")
+    simulation, _, process = jobs.started(script, stop_grace_s=0.5)
+    wait_until((simulation.folder.experiment / "is_deaf").exists)  # the answer to a start does not wait for the script
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 128 + signal.SIGKILL
     end = end_of(simulation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from nrp_common.bus import Bus
 from nrp_common.messages import ServerPresence
 from nrp_simserver.placement import batch
 from nrp_simserver.placement.batch import BatchPlacement, BatchServer, Ending, NotNow
+from nrp_simserver.placement.job import CLAIM, Claim
 from nrp_simserver.placement.placement import Listener, Placement, ServerOrder
 from nrp_simserver.server_end import ServerEnd
 from nrp_simserver.settings import LauncherSettings
@@ -239,6 +241,13 @@ def test_its_folder_is_left_to_a_server_that_is_on_the_bus_still(
     say(placement, bus, online=False)
     forgetting.join(10)
     assert not forgetting.is_alive()
+
+
+def test_what_an_experiment_puts_in_the_place_of_a_note_holds_nobody_up(folder: SimulationFolder) -> None:
+    for name in (Note.FILE, CLAIM):
+        os.mkfifo(folder.path / name)  # whose reader waits for a writer
+    assert Note.read(folder) is None
+    assert Claim.read(folder) is None
 
 
 def test_the_next_launcher_finds_what_was_noted_down_and_nothing_else(

@@ -40,7 +40,7 @@ from nrp_simserver.placement.placement import Listener, QueuePlace, ServerOrder
 from nrp_simserver.resources.capacity import Room
 from nrp_simserver.server_end import ServerEnd, describe_server_end, last_words
 from nrp_simserver.settings import LauncherSettings
-from nrp_simserver.simulation_folder import SimulationFolder
+from nrp_simserver.simulation_folder import SimulationFolder, read_note
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class JobNote(BaseModel):
     def read(cls, folder: SimulationFolder) -> Self | None:
         """What is in a simulation's folder, None when no job was to be submitted for it."""
         try:
-            return cls.model_validate_json((folder.path / cls.FILE).read_bytes())
+            return cls.model_validate_json(read_note(folder.path / cls.FILE))
         except (OSError, ValidationError):
             return None
 

@@ -13,6 +13,7 @@ folder is gone. Of another job, which was submitted twice, nothing comes.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from nrp_simserver.resources.disk_use import DiskUse
 from nrp_simserver.resources.limits import Limit, Limited, LimitWatch
 from nrp_simserver.resources.process_table import ProcessTable
 from nrp_simserver.server_end import ServerEnd
-from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder
+from nrp_simserver.simulation_folder import ServerSetup, SimulationFolder, read_note
 
 ORDER: Final = "job_order.json"
 CLAIM: Final = "job_claim.json"
@@ -106,11 +107,19 @@ class Claim(BaseModel):
 
     @classmethod
     def read(cls, folder: SimulationFolder) -> Self | None:
-        """The claim on a simulation, None when nobody has it."""
+        """The claim on a simulation, None when nobody has it.
+
+        Raises:
+            OSError: the file system does not say.
+        """
         try:
-            return cls.model_validate_json((folder.path / CLAIM).read_bytes())
+            return cls.model_validate_json(read_note(folder.path / CLAIM))
         except (FileNotFoundError, NotADirectoryError, ValidationError):
             return None
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EFBIG):  # an experiment has put something else in its place
+                return None
+            raise
 
 
 class Job:

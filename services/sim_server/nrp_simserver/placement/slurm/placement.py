@@ -119,8 +119,10 @@ class SlurmPlacement(BatchPlacement[SlurmServer]):
     def _is_free(self, server: SlurmServer) -> bool:
         if not server.is_gone or server.is_online:
             return False
-        # On a node that is lost it may run on.
-        return Claim.read(server.folder) is None or ServerEnd.read(server.folder) is not None
+        try:  # on a node that is lost it may run on
+            return Claim.read(server.folder) is None or ServerEnd.read(server.folder) is not None
+        except OSError:
+            return False
 
     # -- the queue -----------------------------------------------------------------------------------------------------
 
