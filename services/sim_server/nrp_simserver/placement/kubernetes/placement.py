@@ -156,7 +156,11 @@ class KubernetesPlacement(BatchPlacement[KubernetesServer]):
             self._changed.notify_all()
 
     def _until_next_look(self) -> float:
-        return 0.0 if self._is_new else self._looked_at + self._pace_s() - time.monotonic()
+        if self._is_new:
+            return 0.0
+        asked_again_at = [each.retry_at for each in (*self._servers.values(), *self._left_over.values())]
+        due = [self._looked_at + self._pace_s(), *(each for each in asked_again_at if each > self._looked_at)]
+        return min(due) - time.monotonic()
 
     def _look(self) -> None:
         with self._changed:
