@@ -220,7 +220,7 @@ class LabBroker:
         folder: for its files.
         prefix: of the topics.
         access: what `nrp broker-access init` has made, whose folder `broker` the broker has; made when not given.
-        configuration: that of a lab.
+        configuration: of Mosquitto, that of a lab when not given.
     """
 
     def __init__(

@@ -271,15 +271,23 @@ def test_thirty_at_once(cluster: SlurmCluster, launcher: RunningLauncher) -> Non
 # -- a broker that keeps to who may do what ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def secured(cluster: SlurmCluster, tmp_path: Path) -> Iterator[SecuredProduct]:
+@pytest.fixture(scope="module")
+def secured_product(
+    running_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecuredProduct]:
     """Gateway and launcher, each with rights of its own, and simulations with credentials of theirs."""
+    folder = tmp_path_factory.mktemp("secured")
     settings = {"placement": "slurm", "simulation_credentials": "required", "stop_grace_s": 600}  # nobody is cancelled
-    with (
-        lab_broker(tmp_path) as broker,
-        SecuredProduct(broker, tmp_path / "product", **settings) as product,
-    ):
+    with lab_broker(folder) as broker, SecuredProduct(broker, folder / "product", **settings) as product:
+        product.experiment("talking", TALKATIVE)
         yield product
+
+
+@pytest.fixture
+def secured(cluster: SlurmCluster, secured_product: SecuredProduct) -> SecuredProduct:
+    secured_product.launchers["one"].start()  # which a test may have ended
+    secured_product.await_ready()
+    return secured_product
 
 
 def test_a_simulation_with_credentials_of_its_own_is_a_job_from_launch_to_logs(
@@ -287,7 +295,7 @@ def test_a_simulation_with_credentials_of_its_own_is_a_job_from_launch_to_logs(
 ) -> None:
     broker, client = secured.broker, secured.client
     assert isinstance(broker, SecuredBroker)
-    simulation_id = secured.started(secured.experiment("talking", TALKATIVE))
+    simulation_id = secured.started("talking")
     wait_until(lambda: client.simulation(simulation_id)["simulationTime"] > 0)
     (own,) = broker.simulations
     assert f":{simulation_id}:" in own
@@ -311,7 +319,7 @@ def test_a_simulation_with_credentials_of_its_own_is_a_job_from_launch_to_logs(
 def test_a_launcher_that_is_told_to_end_has_its_jobs_end_in_order_by_the_bus(
     cluster: SlurmCluster, secured: SecuredProduct
 ) -> None:
-    simulation_id = secured.started(secured.experiment("talking", TALKATIVE))
+    simulation_id = secured.started("talking")
     (job,) = cluster.running_of(secured.data())
     assert secured.launchers["one"].end() == 0  # long before it would be cancelled
     wait_until(lambda: secured.client.simulation(simulation_id)["state"] == "stopped")

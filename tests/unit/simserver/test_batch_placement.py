@@ -72,7 +72,7 @@ class SimplePlacement(BatchPlacement[BatchServer[Note]]):
         if self.refuses:
             raise NotNow("It is tired")
 
-    def _have_ended(self, server: BatchServer[Note]) -> None:
+    def _urged(self, server: BatchServer[Note]) -> None:
         self.ended.append(server.ending)
 
     def _look(self) -> None:

@@ -261,7 +261,7 @@ class BatchPlacement(ABC, Generic[S]):
     def _prepare(self) -> None:
         """Whatever has to be before servers are looked for."""
 
-    def _have_ended(self, server: S) -> None:
+    def _urged(self, server: S) -> None:
         """It was just said that a server is to end, or more urgently than before."""
 
     def _release(self, server: S) -> None:
@@ -373,7 +373,7 @@ class BatchPlacement(ABC, Generic[S]):
                 return
             server.urge(ending)
             server.retry_at, server.hurry_until = -math.inf, server.ending_since + ENDING_S
-            self._have_ended(server)
+            self._urged(server)
             self._note_change()
 
     # -- what is told --------------------------------------------------------------------------------------------------

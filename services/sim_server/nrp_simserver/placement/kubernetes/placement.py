@@ -133,7 +133,7 @@ class KubernetesPlacement(BatchPlacement[KubernetesServer]):
             return all(each["metadata"]["name"] in sight.lost for each in sight.pods)
         return False
 
-    def _have_ended(self, server: KubernetesServer) -> None:
+    def _urged(self, server: KubernetesServer) -> None:
         if not server.is_running and self._keep_from_running(server):
             self._release(server)
             self._tell_end(server, "The simulation was ended before its Job ran")
