@@ -395,9 +395,9 @@ class SimulationServerInstance:
     def _intend(self, intention: Intention) -> None:
         """End the server; the next launcher does so, too, when this one dies over it."""
         self.record.intention = intention
+        self.record.keep(self.folder)  # first: what was ended and is not noted down would neither be stopped nor run
         if self._stand_in.has_server:
             self._end_server(intention)
-        self.record.keep(self.folder)
 
     def _end_server(self, intention: Intention) -> None:
         """Have the server end: in order, which it may do already or be cut off from the bus, or at once."""
