@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,10 @@ class SecuredProduct:
     def __exit__(self, *_: object) -> None:
         for each in (*self.launchers.values(), self.gateway):
             if each.process is not None and each.process.poll() is None:
-                each.end()
+                try:
+                    each.end()
+                except subprocess.TimeoutExpired:  # the others are to end all the same
+                    each.kill()
         self.client.__exit__(None, None, None)
 
     def await_ready(self) -> None:
