@@ -7,7 +7,11 @@ from nrp_common.errors import SettingsError
 from nrp_common.token_seal import seal_token, unseal_token
 
 
-@pytest.mark.parametrize("key", [Fernet.generate_key().decode(), "any text", "ümläut", "x" * 1000])
+@pytest.mark.parametrize(
+    "key",
+    [Fernet.generate_key().decode(), "any text", "ümläut", "x" * 1000],
+    ids=["generated", "any", "umlauts", "long"],
+)
 def test_a_sealed_token_is_unsealed_with_the_same_key(key: str) -> None:
     assert unseal_token(seal_token("token", key), key) == "token"
 

@@ -71,7 +71,7 @@ def test_what_has_a_json_form_is_taken(value: object, held: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [{1, 2}, b"bytes", 1j, object(), [object()], np.zeros((2, 2)), np.array(3), np.array(["a"]), np.int64(1)],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_json_form_is_a_type_error_and_changes_nothing(value: object) -> None:
     made = data({"k": 1})
