@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from nrp_simserver import processes
 from tests import mosquitto
 from tests.history import FINAL, Client, History
 from tests.mosquitto import Mosquitto
+from tests.ports import free_port
 from tests.simulation_servers import CONFIGURATION, ENGINE, Wire
 from tests.storage_server import StorageServer
 from tests.tcp_proxy import TcpProxy
@@ -123,7 +123,7 @@ class Lab:
         self.prefix = str(common["mqtt_prefix"])
         for number in range(gateways):
             name = f"gateway {number}"
-            port = _free_port()
+            port = free_port()
             own = {"port": port, "authentication": "storage"} | (
                 {"catalogue_url": catalogue_url} if catalogue_url else {}
             )
@@ -319,8 +319,3 @@ class Lab:
                 if "simulations" in process.cwd() and Path(process.cwd()).is_relative_to(self._folder):
                     found.add(process.pid)
         return sorted(found)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

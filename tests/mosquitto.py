@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from nrp_common.bus import BrokerAddress
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 CONFIGURATION = """\
@@ -38,8 +39,7 @@ class Mosquitto:
 
     def __init__(self, folder: Path, configuration: str = CONFIGURATION) -> None:
         assert MOSQUITTO, "these tests need Mosquitto"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = BrokerAddress("127.0.0.1", free.getsockname()[1])
+        self.address = BrokerAddress("127.0.0.1", free_port())
         self._configuration = folder / "mosquitto.conf"
         self._configuration.write_text(configuration.format(port=self.address.port, folder=folder))
         self._process: subprocess.Popen[bytes] | None = None

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from nrp_gateway.bodies import ErrorBody, describe_fault
 from nrp_gateway.errors import RequestError, answer_errors_in_json
 from nrp_gateway.storage.routes import create_blueprint
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 
@@ -28,8 +29,7 @@ class OwnStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._process = subprocess.Popen([sys.executable, "-m", "tests.own_storage", str(root), str(self.port)])
         wait_until(self._answers, 20)
 

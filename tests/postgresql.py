@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
@@ -29,8 +29,7 @@ class PostgreSQL:
         assert PROGRAMS, "these tests need PostgreSQL"
         self._folder = Path(tempfile.mkdtemp(prefix="nrp_postgresql_"))
         shutil.chown(self._folder, USER)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._run("initdb", "--auth=trust", "--no-sync", f"--pgdata={self._folder}/data", f"--username={USER}")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()

@@ -27,6 +27,7 @@ from nrp_cli.main import app
 from nrp_common.access import CONTROL, CONTROL_ANSWERS
 from nrp_common.bus import BrokerAddress
 from tests.mosquitto import MOSQUITTO
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 CONFIGURATION = Path(__file__).parent.parent / "deploy" / "broker" / "mosquitto.conf"
@@ -230,7 +231,7 @@ class LabBroker:
             access = folder / "access"
             make_access(access, "--prefix", prefix, "--host", "localhost")
         (folder / "data").mkdir()
-        self.secured = SecuredBroker(access, _free_port(), _free_port(), prefix)
+        self.secured = SecuredBroker(access, free_port(), free_port(), prefix)
         self._configuration = folder / "mosquitto.conf"
         text = CONFIGURATION.read_text() if configuration is None else configuration
         for here, there in (
@@ -329,8 +330,3 @@ def _shakes_hands(address: BrokerAddress) -> bool:
     except OSError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

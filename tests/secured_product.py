@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ import requests
 
 from nrp_cli.rest_client import RestClient
 from tests.lab import Service
+from tests.ports import free_port
 from tests.secured_broker import PlainBroker, SecuredBroker
 from tests.simulation_servers import CONFIGURATION, ENDLESS, ENGINE
 from tests.waiting import wait_until
@@ -40,8 +40,7 @@ class SecuredProduct:
     ) -> None:
         self.broker = broker
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         self.gateway = self._service("gateway", "gateway", port=self.url.rpartition(":")[2])
         self.launchers = {
             name: self._service(name, "launcher", launcher_name=name, storage_url=self.url, **settings)

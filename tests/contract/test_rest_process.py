@@ -24,6 +24,7 @@ import requests
 from nrp_common.bus import BrokerAddress
 from nrp_common.topics import Topics
 from tests.fakes import FakeLauncher, created
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 SERVE = """
@@ -43,8 +44,7 @@ class GatewayProcess:
     """A gateway that runs, and its address."""
 
     def __init__(self, broker: BrokerAddress, folder: Path, **settings: object) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.topics = Topics(uuid.uuid4().hex[:8])
         program = folder / "serve.py"
         program.write_text(SERVE)
@@ -128,6 +128,7 @@ def test_simulation_is_launched_and_ruled_over_http(served: Served) -> None:
     assert requests.get(f"{gateway.url}/slot/0/simulation", timeout=40).json() == []
 
 
+@pytest.mark.alone
 def test_reads_are_answered_while_many_launches_wait(served: Served) -> None:
     gateway, launcher = served
     launcher.end_all()
@@ -231,14 +232,14 @@ def test_port_that_is_taken_is_named(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         gateway = start(NRP_PORT=port)
-        assert gateway.process.wait(20) == 1
+        assert gateway.process.wait(60) == 1
         gateway.end()
     assert f"127.0.0.1:{port}" in gateway.errors
 
 
 def test_gateway_without_authentication_does_not_start_for_other_machines(start: Start) -> None:
     gateway = start(NRP_HOST="0.0.0.0")
-    assert gateway.process.wait(20) == 1
+    assert gateway.process.wait(60) == 1
     gateway.end()
     assert "NRP_AUTHENTICATION" in gateway.errors
     assert "Traceback" not in gateway.errors
@@ -246,7 +247,7 @@ def test_gateway_without_authentication_does_not_start_for_other_machines(start:
 
 def test_gateway_whose_catalogue_cannot_be_reached_ends_and_says_so(start: Start, tmp_path: Path) -> None:
     gateway = start(NRP_CATALOGUE_URL=f"sqlite:///{tmp_path}")
-    assert gateway.process.wait(20) != 0
+    assert gateway.process.wait(60) != 0
     gateway.end()
     assert len(gateway.errors.splitlines()) == 1, gateway.errors
     assert "catalogue" in gateway.errors

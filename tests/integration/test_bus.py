@@ -27,6 +27,7 @@ from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Command, CommandEvent, Refusal, Reply
 from tests.brokers import plain_port
 from tests.mosquitto import Mosquitto
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 MakeBus = Callable[..., Bus]
@@ -374,8 +375,7 @@ def test_many_requests_at_once_get_their_own_answers(make_bus: MakeBus) -> None:
 
 
 def test_a_broker_that_is_not_there_is_named_with_the_reason() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     bus = Bus(BrokerAddress("127.0.0.1", port), "test", reply_topic="reply")
     bus.start()
     with pytest.raises(BusUnavailable, match=rf"The MQTT broker at 127.0.0.1:{port} cannot be reached: .*refused"):

@@ -14,15 +14,11 @@ from nrp_common.bus import BrokerAddress
 from nrp_common.messages import Inquiry
 from tests.documented_metrics import SHARED, documented, samples, served
 from tests.launchers import Launchers, RunningLauncher
+from tests.ports import free_port
 from tests.storage_server import StorageServer
 from tests.waiting import wait_until
 
 TOKEN = "only for figures"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import uuid
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import requests
 
 from tests.deploy.containers.engine import Engine
+from tests.ports import free_port, free_ports
 from tests.waiting import wait_until
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -52,7 +52,8 @@ class Installation:
         self.engine = engine
         self._files = files
         self.project = f"nrptest{uuid.uuid4().hex[:8]}"
-        first, mqtt, websocket, prometheus = _free_ports(gateways, 1, 1, 1)
+        ports = free_ports(gateways)
+        first, mqtt, websocket, prometheus = ports[0], free_port(), free_port(), free_port()
         self.urls = [f"http://127.0.0.1:{first + number}" for number in range(gateways)]
         self.mqtt = ("127.0.0.1", mqtt)
         self.websocket = f"ws://127.0.0.1:{websocket}"
@@ -125,21 +126,16 @@ class Installation:
 
     def inspect(self, container: str) -> dict[str, Any]:
         """All that the engine knows of a container."""
-        described: dict[str, Any] = json.loads(self.engine.docker("inspect", container))[0]
-        return described
+        return self._inspect_all([container])[0]
 
-    def service_of(self, container: str) -> str:
-        return str(self.inspect(container)["Config"]["Labels"]["com.docker.compose.service"])
+    def _inspect_all(self, containers: list[str]) -> list[dict[str, Any]]:
+        described: list[dict[str, Any]] = json.loads(self.engine.docker("inspect", *containers))
+        return described
 
     def await_health(self) -> None:
         """All containers that are to run are ready."""
-        wait_until(lambda: all(map(self._is_ready, self.containers())), HEALTHY_TIMEOUT_S)
-
-    def _is_ready(self, container: str) -> bool:
-        state = self.inspect(container)["State"]
-        if self.service_of(container) in ("secrets", "access"):
-            return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
-        return bool(state["Running"] and state.get("Health", {}).get("Status") == "healthy")
+        containers = self.containers()
+        wait_until(lambda: all(map(_is_ready, self._inspect_all(containers))), HEALTHY_TIMEOUT_S)
 
     def crash(self, container: str) -> None:
         """Have a container's first process die, and wait until it has been started again and is ready."""
@@ -150,7 +146,7 @@ class Installation:
             self.engine.docker("kill", container)
             self.engine.docker("start", container)
         wait_until(lambda: self.inspect(container)["State"]["StartedAt"] > before["State"]["StartedAt"], 60)
-        wait_until(lambda: self._is_ready(container), HEALTHY_TIMEOUT_S)
+        wait_until(lambda: _is_ready(self.inspect(container)), HEALTHY_TIMEOUT_S)
 
     def execute(self, container: str, *command: str) -> str:
         """What a program prints in a container."""
@@ -163,7 +159,7 @@ class Installation:
             run = subprocess.run(
                 self.engine.command("logs", container), capture_output=True, text=True, timeout=60, check=False
             )
-            written += run.stdout if service else f"== {self.service_of(container)}\n{run.stdout}{run.stderr}"
+            written += run.stdout if service else f"== {_service_of(self.inspect(container))}\n{run.stdout}{run.stderr}"
         return written
 
     def left(self) -> list[str]:
@@ -213,26 +209,12 @@ class Installation:
         wait_until(is_ready, HEALTHY_TIMEOUT_S)
 
 
-def _free_ports(*numbers: int) -> list[int]:
-    """The first of so many free ports in a row, for each number."""
-    found: list[int] = []
-    for number in numbers:
-        while True:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                first = int(free.getsockname()[1])
-            if (
-                first + number < 65536
-                and all(_is_free(first + each) for each in range(number))
-                and not any(first <= each < first + number for each in found)
-            ):
-                found.append(first)
-                break
-    return found
+def _service_of(described: dict[str, Any]) -> str:
+    return str(described["Config"]["Labels"]["com.docker.compose.service"])
 
 
-def _is_free(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
+def _is_ready(described: dict[str, Any]) -> bool:
+    state = described["State"]
+    if _service_of(described) in ("secrets", "access"):
+        return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
+    return bool(state["Running"] and state.get("Health", {}).get("Status") == "healthy")

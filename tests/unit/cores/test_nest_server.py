@@ -20,6 +20,7 @@ from nrp_simserver.cores.embedded.nest_server import connection, engine
 from nrp_simserver.cores.embedded.nest_server.own_server import OwnNestServer
 from nrp_simserver.server.error_report import error_report
 from tests.nest_servers import misbehaving_server, nest_server
+from tests.ports import free_port
 from tests.unit.cores.experiment import Experiment, seen
 from tests.waiting import wait_until
 
@@ -404,8 +405,7 @@ def test_a_server_that_answers_nonsense_is_told(
 
 
 def test_where_no_server_is_is_told(brain: Experiment, cores: list[EmbeddedCore]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     failed = failure_of(brain, cores, NestServerHost="127.0.0.1", NestServerPort=port)
     assert str(failed) == f"engine 'brain': NEST Server at 127.0.0.1:{port} cannot be reached: Connection refused"
 
