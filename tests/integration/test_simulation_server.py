@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 from nrp_common.errors import CommandTimeout
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import LifecycleMessage, Refusal
-from tests.simulation_servers import ENGINE, RunningSimulation, SimulationServers
+from tests.simulation_servers import ENGINE, RunningSimulation, Seen, SimulationServers
 from tests.waiting import wait_until
 
 TO_THE_TIMEOUT = """
@@ -121,6 +122,21 @@ def test_step_advances_by_so_many_timesteps_and_is_answered_when_paused_again(se
     assert simulation.command("step").state == "paused"
     simulation.assert_transitions(["initialized", "started", "paused", "started", "paused"])
     wait_until(lambda: simulation_time(simulation) == pytest.approx(0.04))
+
+
+def test_who_is_answered_finds_the_times_as_the_command_left_them(servers: SimulationServers) -> None:
+    simulation = servers.paused(TO_THE_TIMEOUT, status_interval_s=600.0)
+    for command, seconds in (("step", 0.01), ("step", 0.02), ("reset", 0.0)):
+        simulation.wire.seen.clear()
+        assert simulation.command(command).state == "paused"
+        wait_until(lambda: any(map(is_answer, simulation.wire.seen)))
+        before = list(itertools.takewhile(lambda seen: not is_answer(seen), simulation.wire.seen))
+        statuses = [seen.json for seen in before if seen.topic == simulation.topics.status(simulation.id)]
+        assert statuses[-1]["simulationTime"] == pytest.approx(seconds)
+
+
+def is_answer(seen: Seen) -> bool:
+    return seen.topic.endswith("/reply") and seen.json.get("state") is not None
 
 
 def test_step_takes_effect_within_a_call_for_many_steps(servers: SimulationServers) -> None:
@@ -245,6 +261,7 @@ def test_an_engine_that_fails_in_shutting_down_is_reported_and_stopped_all_the_s
     assert 'raise ValueError("not like this")' in simulation.log
 
 
+@pytest.mark.alone
 def test_stop_wakes_a_script_waiting_in_pause(servers: SimulationServers) -> None:
     simulation = servers.started()
     wait_until(lambda: simulation_time(simulation) > 0)
@@ -254,6 +271,7 @@ def test_stop_wakes_a_script_waiting_in_pause(servers: SimulationServers) -> Non
     assert simulation.journal.stopping
 
 
+@pytest.mark.alone
 def test_stop_interrupts_an_engine_that_is_being_initialised(servers: SimulationServers) -> None:
     slow = "import time\nprint('waiting', flush=True)\ntime.sleep(60)\n" + ENGINE
     simulation = servers.launch(engine=slow)

@@ -58,11 +58,14 @@ class SimulationServerLifecycle(SimulationLifecycle):
         else:
             self._clock.pause()
         self.keep_journal()
-        # In this order they reach the broker: whoever has the answer finds the transition there, whatever is lost next,
-        # and whoever sees the status finds the state at the gateway, too.
+        # In this order they reach the broker: whoever sees the status finds the state at the gateway, too, and whoever
+        # has the answer finds the transition there, whatever is lost next, and the times as the command left them.
         self._notifier.transition(source, event, self.current, self.seq)
+        if event is not SimulationEvent.STARTED:
+            self.publish_status()
         self._answer()
-        self.publish_status()
+        if event is SimulationEvent.STARTED:  # which leaves the times as they were, and lets the script go on
+            self.publish_status()
 
     def publish_status(self) -> None:
         """Publish times and state as they are."""
