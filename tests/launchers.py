@@ -101,11 +101,11 @@ class Launched:
     def simulation_time(self) -> float:
         return float(self.statuses[-1]["simulationTime"]) if self.statuses else 0.0
 
-    def await_transition(self, event: str, timeout: float = 20.0) -> None:
+    def await_transition(self, event: str, timeout: float = 30.0) -> None:
         wait_until(lambda: self.finals or event in [each["event"] for each in self.lifecycle], timeout)
         assert event in [each["event"] for each in self.lifecycle], self.finals
 
-    def await_final(self, timeout: float = 20.0) -> dict[str, Any]:
+    def await_final(self, timeout: float = 30.0) -> dict[str, Any]:
         """The final word."""
         wait_until(lambda: self.finals, timeout)
         return self.finals[-1]
@@ -153,7 +153,7 @@ class Launched:
                     found.add(process.pid)
         return found
 
-    def assert_nothing_is_left(self, timeout: float = 10.0) -> None:
+    def assert_nothing_is_left(self, timeout: float = 30.0) -> None:
         """No process, no folder, nothing in the spool."""
         wait_until(lambda: not self.folder.exists(), timeout)
         wait_until(lambda: not self.spooled.exists(), timeout)
@@ -273,7 +273,7 @@ class RunningLauncher:
 
     def await_ready(self, after: int = 0) -> None:
         """Wait until it says that it takes launches, not counting its first `after` messages."""
-        wait_until(lambda: any(seen.payload and seen.json["online"] for seen in self.presences[after:]), 40)
+        wait_until(lambda: any(seen.payload and seen.json["online"] for seen in self.presences[after:]), 60)
         self.asker.wait_until_connected(10)
 
     def restart(self, **variables: str) -> None:

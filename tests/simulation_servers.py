@@ -63,7 +63,7 @@ ENDLESS = """
 import time
 while True:
     nrp.run_loop()
-    time.sleep(0.001)
+    time.sleep(0.01)
 """
 
 CONFIGURATION: dict[str, Any] = {
@@ -184,7 +184,7 @@ class RunningSimulation:
         )
         return self._asker.request(self.topics.command(self.id), command, timeout=timeout)
 
-    def await_transition(self, event: str, timeout: float = 10.0) -> None:
+    def await_transition(self, event: str, timeout: float = 30.0) -> None:
         wait_until(lambda: event in self.transitions, timeout)
 
     def assert_transitions(self, expected: list[str]) -> None:
@@ -192,7 +192,7 @@ class RunningSimulation:
         wait_until(lambda: len(self.transitions) >= len(expected))
         assert self.transitions == expected
 
-    def await_end(self, timeout: float = 10.0) -> None:
+    def await_end(self, timeout: float = 30.0) -> None:
         """Wait for the end of the process."""
         wait_until(lambda: not self.is_running, timeout)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nrp_common.bus import BrokerAddress
-from tests.simulation_servers import ENGINE, RunningSimulation, SimulationServers, Wire, forker, servers, wire
+from tests.mosquitto import Mosquitto
+from tests.simulation_servers import ENGINE, Forker, RunningSimulation, SimulationServers, Wire, forker, servers, wire
 from tests.waiting import wait_until
 
 __all__ = ["forker", "servers", "wire"]
@@ -57,12 +59,14 @@ def test_without_a_timeout_no_time_is_left(servers: SimulationServers) -> None:
     assert {status["simulationTimeLeft"] for status in simulation.statuses} == {0}
 
 
+@pytest.mark.alone
 def test_status_comes_at_the_configured_rate_whether_anything_changes_or_not(servers: SimulationServers) -> None:
     simulation = servers.paused(status_interval_s=0.05)
     count = len(simulation.statuses)
     wait_until(lambda: len(simulation.statuses) >= count + 20, timeout=3)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("event", ["started", "paused"])
 def test_a_change_of_state_is_in_a_status_at_once(servers: SimulationServers, event: str) -> None:
     simulation = servers.paused(status_interval_s=600.0) if event == "started" else servers.started()
@@ -199,10 +203,17 @@ def test_an_engine_that_cannot_be_initialised_is_a_loading_error(servers: Simula
 # -- topics ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_prefix_comes_before_every_topic(servers: SimulationServers) -> None:
+def test_a_prefix_comes_before_every_topic(tmp_path: Path, forker: Forker) -> None:
+    broker = Mosquitto(tmp_path)  # on which nobody else has said anything
+    broker.start()
+    wire = Wire(broker.address)
+    servers = SimulationServers(broker.address, wire, tmp_path, forker)
     simulation = servers.started("nrp.run_loop()", prefix="lab/one")
     simulation.await_transition("completed")
-    own = [seen.topic for seen in simulation.wire.seen if f"/{simulation.id}/" in seen.topic]
+    own = [seen.topic for seen in wire.seen if f"/{simulation.id}/" in seen.topic]
+    servers.close()
+    wire.close()
+    broker.stop()
     assert own
     assert all(topic.startswith(f"lab/one/nrp_simulation/{simulation.id}/") for topic in own)
 

@@ -36,7 +36,7 @@ PACED = """
 import time
 while True:
     nrp.run_loop()
-    time.sleep(0.001)
+    time.sleep(0.01)
 """
 
 CONFIGURATION: dict[str, Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 from nrp_cli.main import app
 from tests.e2e.conftest import RunningStack, end_stack, start_stack
 from tests.e2e.experiments import experiment
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 FORBIDDEN_WORDS = ("Traceback", "Exception")
@@ -57,7 +57,11 @@ def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack
     end_stack(running)
 
 
-def test_a_stack_that_is_well_is_found_by_its_data_folder_and_has_no_problem(stack: RunningStack) -> None:
+def test_a_stack_that_is_well_is_found_by_its_data_folder_and_has_no_problem(
+    stack: RunningStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("broker", "gateway"):
+        monkeypatch.setattr(f"nrp_cli.doctor.{part}.SLOW_S", 5.0)  # other tests run meanwhile
     before = {each["uuid"] for each in stack.get("/storage/experiments").json()}
     report = findings("--data", str(stack.data))
     assert bad(report) == []
@@ -175,8 +179,7 @@ def test_a_stack_that_ended_in_order_is_not_missed(tmp_path: Path) -> None:
 
 
 def test_where_nothing_runs_it_says_so_and_how_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nowhere = free.getsockname()[1]
+    nowhere = free_port()
     monkeypatch.setattr("nrp_cli.doctor.targets.DEFAULT_URL", f"http://127.0.0.1:{nowhere}")
     # Should a broker have the usual port, then no launcher of this prefix is there.
     ended = examined("--data", str(tmp_path / "none"), environment={"NRP_MQTT_PREFIX": uuid.uuid4().hex})

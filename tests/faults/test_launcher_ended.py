@@ -43,7 +43,7 @@ def test_launch_that_hangs_does_not_hold_it_up(launchers: Launchers) -> None:
     launcher = launchers.running()
     launcher.storage.hang("/storage/")
     simulation = launcher.launch()
-    assert launcher.end(timeout=5) == 0
+    assert launcher.end(timeout=15) == 0  # a request to the storage gives up after 30 s
     assert simulation.await_final()["event"] == "stopped"
     simulation.assert_nothing_is_left()
 

@@ -14,19 +14,20 @@ from tests.simulation_servers import ENGINE
 from tests.waiting import wait_until
 
 DAEMON = """
-import subprocess
+import subprocess, time
 subprocess.Popen(["sleep", "600"], start_new_session=True)
 open("result.txt", "w").write("42")
 print("the script says this")
 while True:
     nrp.run_loop()
+    time.sleep(0.01)
 """
 
 FAILING_WHEN_TOLD = """
 import os, time
 while not os.path.exists("fail"):
     nrp.run_loop()
-    time.sleep(0.001)
+    time.sleep(0.01)
 raise RuntimeError("on purpose")
 """
 

@@ -417,6 +417,7 @@ def progress(simulation: Launched) -> list[dict[str, Any]]:
     return [each["progress"] for each in seen if each.get("progress", {}).get("task") == "Idle"]
 
 
+@pytest.mark.alone
 def test_idle_simulation_is_warned_and_then_stopped_with_its_logs_stored(strict_launcher: RunningLauncher) -> None:
     simulation = strict_launcher.paused("print('never')")
     final = simulation.await_final()
@@ -433,6 +434,7 @@ def test_idle_simulation_is_warned_and_then_stopped_with_its_logs_stored(strict_
     simulation.assert_nothing_is_left()
 
 
+@pytest.mark.alone
 def test_completed_simulation_is_idle_too(strict_launcher: RunningLauncher) -> None:
     simulation = strict_launcher.started("print('at once')")
     final = simulation.await_final()
@@ -451,6 +453,7 @@ def test_any_command_gives_an_idle_simulation_its_time_anew(launchers: Launchers
     assert simulation.await_final()["reason"] is None
 
 
+@pytest.mark.alone
 def test_started_simulation_is_never_idle(launchers: Launchers) -> None:
     launcher = launchers.running(idle_timeout_s=1)
     simulation = launcher.started(PACED)

@@ -28,7 +28,7 @@ def declare_failed(simulation: Launched, *, incarnation: str) -> None:
 @pytest.mark.parametrize("script", ["while True: nrp.run_loop()", "import time\nwhile True: time.sleep(60)"])
 def test_run_that_was_declared_failed_ends_and_its_logs_are_stored(launcher: RunningLauncher, script: str) -> None:
     simulation = launcher.started(f"print('the script says this')\n{script}")
-    wait_until(lambda: simulation.own_log)
+    wait_until(lambda: "the script says this" in simulation.own_log)
     declare_failed(simulation, incarnation=simulation.incarnation)
     wait_until(lambda: simulation.archives)
     assert "the script says this" in simulation.log_in(simulation.archives[-1]["logs"])

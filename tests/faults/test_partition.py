@@ -21,6 +21,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab.close()
 
 
+@pytest.mark.alone
 def test_runs_that_were_given_up_end_with_their_logs_stored_and_others_notice_nothing(lab: Lab) -> None:
     ids = lab.started(4)
     lost = [each for each in ids if each in lab.simulations_at(lab.launchers[0])]

@@ -10,6 +10,8 @@ from nrp_common.bus import BrokerAddress
 from tests.launchers import RunningLauncher
 from tests.storage_server import StorageServer
 
+pytestmark = pytest.mark.alone
+
 IGNORING = """
 import signal, time
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})

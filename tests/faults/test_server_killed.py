@@ -6,19 +6,23 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.launchers import RunningLauncher
 from tests.waiting import wait_until
 
 LEAVING_SOMETHING_BEHIND = """
-import subprocess
+import subprocess, time
 subprocess.Popen(["sleep", "600"], start_new_session=True)
 for n in range(30):
     print("line", n)
 while True:
     nrp.run_loop()
+    time.sleep(0.01)
 """
 
 
+@pytest.mark.alone
 def test_killed_server_is_failed_at_once_with_signal_and_last_words(launcher: RunningLauncher) -> None:
     simulation = launcher.started(LEAVING_SOMETHING_BEHIND)
     wait_until(lambda: "line 29" in (simulation.folder / f"simulation_{simulation.id}.log").read_text())

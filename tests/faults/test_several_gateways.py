@@ -22,6 +22,7 @@ def lab(postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Ite
     lab.close()
 
 
+@pytest.mark.alone
 def test_the_other_one_is_right_within_two_seconds_and_the_restarted_one_too(lab: Lab) -> None:
     ids = lab.started(4)
     first, second = lab.clients

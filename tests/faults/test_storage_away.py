@@ -43,6 +43,7 @@ def assert_stored_once(simulation: Launched) -> None:
     )
 
 
+@pytest.mark.alone
 def test_storage_that_goes_away_during_the_run_gets_the_archives_when_it_is_back(completed: Launched) -> None:
     completed.launcher.storage.stop()
     stopped_at = time.monotonic()
@@ -55,6 +56,7 @@ def test_storage_that_goes_away_during_the_run_gets_the_archives_when_it_is_back
     assert_stored_once(completed)
 
 
+@pytest.mark.alone
 def test_storage_that_hangs_on_an_upload_holds_up_neither_the_place_nor_the_final_word(completed: Launched) -> None:
     completed.launcher.storage.hang(".zip", times=1)
     completed.command("stopped")

@@ -14,6 +14,7 @@ from nrp_common.tracing import Context
 from tests.launchers import Launched, RunningLauncher
 from tests.simulation_servers import ENGINE
 from tests.storage_server import StorageServer
+from tests.waiting import wait_until
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OTHER_TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
@@ -74,6 +75,7 @@ def test_it_finds_no_trace_where_the_request_had_none(logging_launcher: RunningL
 def test_launcher_and_server_log_on_whose_behalf(logging_launcher: RunningLauncher, log_format: str) -> None:
     simulation = completed(logging_launcher, Context("launch-2", TRACE))
     log = simulation.log_in(simulation.await_final()["logs"])
+    wait_until(lambda: f"Simulation {simulation.id} stopped" in logging_launcher.log)
     of_launch = {
         "simulation": simulation.id,
         "owner": StorageServer.OWNER,

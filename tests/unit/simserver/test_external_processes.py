@@ -100,6 +100,7 @@ os.kill(os.getpid(), 9)
     wait_until(lambda: not psutil.pid_exists(int(ended.stdout)))
 
 
+@pytest.mark.alone
 def test_program_that_is_done_quickly_is_no_error(external: ExternalProcesses, tmp_path: Path) -> None:
     started_at = time.monotonic()
     external.start([program("true")], tmp_path)

@@ -11,6 +11,7 @@ import pytest
 
 from nrp_simserver.server.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
 from nrp_simserver.server.interruption import Interruption
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -23,6 +24,7 @@ def interruption(gate: Gate) -> Iterator[Interruption]:
     usual = signal.getsignal(signal.SIGUSR1)
     yield Interruption(gate, _no_last_resort)
     signal.signal(signal.SIGUSR1, usual)
+    wait_until(lambda: not insisting())
 
 
 def test_code_that_does_not_come_to_the_gate_is_interrupted(gate: Gate, interruption: Interruption) -> None:
