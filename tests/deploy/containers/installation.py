@@ -19,7 +19,7 @@ from tests.ports import free_port, free_ports
 from tests.waiting import wait_until
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
-HEALTHY_TIMEOUT_S = 120.0
+HEALTHY_TIMEOUT_S = 300.0
 
 
 class Installation:
