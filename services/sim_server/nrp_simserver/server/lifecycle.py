@@ -61,11 +61,8 @@ class SimulationServerLifecycle(SimulationLifecycle):
         # In this order they reach the broker: whoever sees the status finds the state at the gateway, too, and whoever
         # has the answer finds the transition there, whatever is lost next, and the times as the command left them.
         self._notifier.transition(source, event, self.current, self.seq)
-        if event is not SimulationEvent.STARTED:
-            self.publish_status()
+        self.publish_status()
         self._answer()
-        if event is SimulationEvent.STARTED:  # which leaves the times as they were, and lets the script go on
-            self.publish_status()
 
     def publish_status(self) -> None:
         """Publish times and state as they are."""
