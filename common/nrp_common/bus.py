@@ -4,8 +4,9 @@ What a caller may rely on:
 
 - Nothing here blocks on the network but `Bus.request`, `Bus.wait_until_connected`, `Bus.flush`, each with a time-out,
   and `Bus.stream`, which goes at the broker's pace (`nrp_common.outgoing`).
-- After a lost connection the bus connects again with random back-off, subscribes again and publishes its own retained
-  state (`Bus.retain`) again, since the broker may have lost it, or have published a last will over it.
+- After a lost connection the bus connects again with random back-off, subscribes again, hears what is retained by then
+  and publishes its own retained state (`Bus.retain`) again, since the broker may have lost it, or have published a last
+  will over it.
 - A request reaches its handler at most once. It goes out at QoS 0 and again after 50, 200 and 800 ms with the same
   correlation until it is acknowledged: the answer is the acknowledgement, which is quicker than QoS 1. A repeated
   correlation is answered again, never executed again; a request whose asker has given up is not executed at all.
@@ -68,6 +69,9 @@ MOST_UNACKNOWLEDGED = 20
 
 MOST_UNHANDLED = 10_000
 """How many messages wait for their handlers; of further ones those at QoS 0 are dropped, as anybody may flood a bus."""
+
+HEARD_WITHIN_S = 1.0
+"""How long a broker that is back may take to tell what it retains, before this process says its own state again."""
 
 NO_ANSWER = "Keep alive timeout"
 """How paho calls it when a broker that was connected to says nothing at all."""
@@ -411,10 +415,30 @@ class Bus:
 
     def _publish_own_state_again(self) -> None:
         with self._lock:
-            already_said, self._said_at_first = self._said_at_first or set(), None
-            for topic, payload in self._retained.items():
-                if topic not in already_said:
-                    self._send(topic, payload, qos=1, retain=True)
+            already_said, self._said_at_first = self._said_at_first, None
+            first = next(iter(self._retained), None)
+            if already_said is not None:  # this is the first connection
+                self._publish_retained(set(self._retained) - already_said)
+                return
+            if first is None:
+                return
+            self._publish_retained({first})
+            publication = self._latest_publications[1]
+        # Once this is acknowledged all has arrived that the broker retained meanwhile. Who hears there that others have
+        # the last word (`forget`) must not say its own again over it.
+        with suppress(RuntimeError, ValueError):  # the connection went
+            publication.wait_for_publish(HEARD_WITHIN_S)
+        self._work.put((self._publish_rest, (first,)))  # behind what has arrived
+
+    def _publish_rest(self, first: str) -> None:
+        with self._lock:
+            if self.is_connected:  # else it is said after the next connection
+                self._publish_retained(set(self._retained) - {first})
+
+    def _publish_retained(self, topics: set[str]) -> None:
+        for topic, payload in self._retained.items():
+            if topic in topics:
+                self._send(topic, payload, qos=1, retain=True)
 
     def _connection_failed(self, _client: mqtt.Client, _userdata: object) -> None:
         self._note_obstacle(obstacle_of(sys.exception(), self.broker.host, tls=self.broker.tls))  # paho handles it

@@ -436,6 +436,34 @@ def test_subscriptions_and_retained_states_survive_a_broker_that_forgot_them(
     wait_until(lambda: b"mine" in retained.payloads)
 
 
+def test_who_comes_back_hears_the_last_word_of_others_before_it_says_its_own_again(make_bus: MakeBus) -> None:
+    topic, presence, over = unique("lifecycle"), unique("presence"), unique("over")
+    bus, other = make_bus(), make_bus()
+    witness = Heard(other, topic)
+    marker = Heard(other, over)
+
+    def yield_to_others(_topic: str, payload: bytes) -> None:
+        if payload == b"failed":
+            bus.forget(topic, clear=False)
+            bus.publish(over, b"heard", qos=1)
+
+    bus.retain(presence, b"online")
+    bus.subscribe(topic, yield_to_others)
+    bus.retain(topic, b"started")
+    wait_until(lambda: witness.payloads == [b"started"])
+    for _ in range(5):  # which of two threads comes first is a matter of luck
+        sock = bus._client.socket()
+        assert sock is not None
+        sock.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: not bus.is_connected)
+        other.publish(topic, b"failed", qos=1, retain=True)
+        wait_until(lambda: marker.payloads)
+        assert witness.payloads[-1] == b"failed"
+        marker.messages.clear()
+        bus.retain(topic, b"started")
+        wait_until(lambda: witness.payloads[-1] == b"started")
+
+
 def test_the_newest_state_wins_over_older_ones_that_were_under_way_when_the_broker_went(
     connect: MakeBus, fleeting_broker: Mosquitto
 ) -> None:
