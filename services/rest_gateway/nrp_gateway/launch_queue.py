@@ -94,19 +94,31 @@ class LaunchQueue:
             BusUnavailable: the broker cannot be reached.
         """
         with self._serving:
+            spoken_for: set[str] = set()
             for record in self._order():
-                self._give_away(record)
+                self._give_away(record, spoken_for)
             self._tell_positions()
 
     def _order(self) -> list[SimulationRecord]:
         return fair_order(self._mirror.live_and_recent(), time.time() - LATELY_S)
 
-    def _give_away(self, record: SimulationRecord) -> None:
+    def _give_away(self, record: SimulationRecord, spoken_for: set[str]) -> None:
+        """Give a launch to a launcher, unless one that is ahead of it may need the room there.
+
+        Args:
+            record: of the launch.
+            spoken_for: the launchers whose room is taken whatever they said last, by a launch that another gateway just
+                gave them or that they had no room for after all; added to.
+        """
         if not self._mirror.has_place_for(record.owner):
             return
         for launcher in self._presences.with_room(record.wishes):
+            if launcher in spoken_for:
+                continue
             given = self._mirror.give_to(record, launcher)
             if given is None:
+                known = self._mirror.get(record.id)
+                spoken_for.update([known.launcher] if known is not None else [])
                 return
             taken = False
             try:
@@ -117,7 +129,9 @@ class LaunchQueue:
                     self._mirror.take_back(record.id)
             if taken:
                 return
-            if reply.refusal is not Refusal.FULL:
+            if reply.refusal is Refusal.FULL:
+                spoken_for.add(launcher)
+            else:
                 log.warning("A launcher did not take a queued simulation", simulation=record.id, error=reply.error)
 
     def _tell_positions(self) -> None:

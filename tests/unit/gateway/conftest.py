@@ -38,7 +38,9 @@ def mirror(catalogue: Catalogue, bus: FakeBus) -> Iterator[Mirror]:
     mirror.close()
 
 
-def add(catalogue: Catalogue, *, slot: int | None = None, launcher: str = "fake") -> SimulationRecord:
+def add(
+    catalogue: Catalogue, *, slot: int | None = None, launcher: str = "fake", queued_at: float | None = None
+) -> SimulationRecord:
     """A simulation as it is launched."""
     return catalogue.add(
         experiment_id="demo",
@@ -48,6 +50,7 @@ def add(catalogue: Catalogue, *, slot: int | None = None, launcher: str = "fake"
         context_id=None,
         slot=slot,
         launcher=launcher,
+        queued_at=queued_at,
     )
 
 

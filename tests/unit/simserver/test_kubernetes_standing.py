@@ -145,6 +145,12 @@ def test_what_was_last_seen_of_a_pod_counts_when_it_is_gone() -> None:
         assert standing_of(each, [], evicted) == standing_of(job(FAILED), [evicted], None)
 
 
+def test_pod_that_ran_when_it_was_last_seen_and_is_gone_was_deleted() -> None:
+    for each in (job(), job(FAILED)):
+        standing = standing_of(each, [], pod("Running", running={}))
+        assert standing == Over("The Pod of the simulation was deleted", by_cluster=True)
+
+
 def test_job_that_ended_without_a_pod_is_told_with_its_own_reason() -> None:
     assert standing_of(job(FAILED), [], None) == Over(
         "The Job of the simulation ended: BackoffLimitExceeded: Job has reached the specified backoff limit",

@@ -90,7 +90,7 @@ def _over(job: Manifest | None, pod: Manifest | None) -> Over:
         return Over(f"The simulation server {describe_exit(_exit_code(terminated))}{words}", by_cluster=False)
     if job is None:
         return Over("The Job of the simulation was deleted", by_cluster=True)
-    if was_deleted:
+    if was_deleted or (pod is not None and not _has_ended(pod)):  # it was there when last seen, and is no more
         return Over("The Pod of the simulation was deleted", by_cluster=True)
     told = _sentence(failure) if failure is not None else ""
     return Over(f"The Job of the simulation ended{': ' if told else ''}{told}", by_cluster=True)
