@@ -220,11 +220,8 @@ class Mirror:
             incarnation=reply.incarnation or record.incarnation,
             seq=reply.seq,
         )
-        with self._changed:
-            if (known := self._known_before(record.id, message)) is not None:
-                reached = replace(known, state=reply.state, incarnation=message.incarnation, seq=reply.seq)
-                self._keep(record.id, reached)
-                self._reports.put((self._write_transition, record.id, message))
+        if self._note(record.id, message):
+            self._reports.put((self._write_noted, record.id, message))
 
     def note_cleaned(self, record: SimulationRecord) -> None:
         """Note that a simulation's retained messages are removed from the broker."""
@@ -307,7 +304,12 @@ class Mirror:
         with self._changed:
             if self._known_before(simulation_id, message) is None:
                 return False
-            return self._write_transition(simulation_id, message)
+            written = self._catalogue.report(simulation_id, message)
+            if written is None:  # another gateway knows more
+                self.read_again(simulation_id)
+            else:
+                self._keep(simulation_id, written)
+            return written is not None
 
     def _known_before(self, simulation_id: int, message: LifecycleMessage) -> SimulationRecord | None:
         """What is known of a simulation, None when this message says nothing newer."""
@@ -317,14 +319,24 @@ class Mirror:
         lifecycle = BackendSimulationLifecycle(record.state, record.incarnation, record.seq)
         return record if lifecycle.mirror(message) else None
 
-    def _write_transition(self, simulation_id: int, message: LifecycleMessage) -> bool:
+    def _note(self, simulation_id: int, message: LifecycleMessage) -> bool:
+        """Take over a state that is not final, before it is written. Returns whether it counted."""
         with self._changed:
-            written = self._catalogue.report(simulation_id, message)
+            known = self._known_before(simulation_id, message)
+            if known is not None:
+                reached, incarnation = message.target_state, message.incarnation
+                self._keep(simulation_id, replace(known, state=reached, incarnation=incarnation, seq=message.seq))
+            return known is not None
+
+    def _write_noted(self, simulation_id: int, message: LifecycleMessage) -> None:
+        written = self._catalogue.report(simulation_id, message)  # while nobody waits for the records
+        with self._changed:
+            if simulation_id not in self._records:  # removed meanwhile
+                return
             if written is None:  # another gateway knows more
                 self.read_again(simulation_id)
             else:
                 self._keep(simulation_id, written)
-            return written is not None
 
     def read_again(self, simulation_id: int) -> SimulationRecord | None:
         """The record as the catalogue has it, where other gateways write too."""
@@ -376,8 +388,12 @@ class Mirror:
                 self.read_again(simulation_id)
             return
         message = LifecycleMessage.from_json(payload)
-        if message is not None and message.target_state is not SimulationState.CREATED:
+        if message is None or message.target_state is SimulationState.CREATED:
+            return
+        if message.target_state.is_final:
             self.take(simulation_id, message)
+        elif self._note(simulation_id, message):
+            self._write_report(self._write_noted, simulation_id, message)
 
     def _archives_reported(self, simulation_id: int, payload: bytes) -> None:
         archives = Archives.from_json(payload) if payload else None
