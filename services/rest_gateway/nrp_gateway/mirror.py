@@ -304,12 +304,7 @@ class Mirror:
         with self._changed:
             if self._known_before(simulation_id, message) is None:
                 return False
-            written = self._catalogue.report(simulation_id, message)
-            if written is None:  # another gateway knows more
-                self.read_again(simulation_id)
-            else:
-                self._keep(simulation_id, written)
-            return written is not None
+            return self._keep_written(simulation_id, self._catalogue.report(simulation_id, message))
 
     def _known_before(self, simulation_id: int, message: LifecycleMessage) -> SimulationRecord | None:
         """What is known of a simulation, None when this message says nothing newer."""
@@ -331,12 +326,15 @@ class Mirror:
     def _write_noted(self, simulation_id: int, message: LifecycleMessage) -> None:
         written = self._catalogue.report(simulation_id, message)  # while nobody waits for the records
         with self._changed:
-            if simulation_id not in self._records:  # removed meanwhile
-                return
-            if written is None:  # another gateway knows more
-                self.read_again(simulation_id)
-            else:
-                self._keep(simulation_id, written)
+            if simulation_id in self._records:  # else it was removed meanwhile
+                self._keep_written(simulation_id, written)
+
+    def _keep_written(self, simulation_id: int, written: SimulationRecord | None) -> bool:
+        if written is None:  # another gateway knows more
+            self.read_again(simulation_id)
+        else:
+            self._keep(simulation_id, written)
+        return written is not None
 
     def read_again(self, simulation_id: int) -> SimulationRecord | None:
         """The record as the catalogue has it, where other gateways write too."""
