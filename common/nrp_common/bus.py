@@ -410,7 +410,7 @@ class Bus:
         for topic_filter, why in refused.items():
             log.error("%s: nothing of it is heard", self._refusal("subscribe to", topic_filter, why))
         if packet == self._subscribing:
-            # Not before: paho sends what was not acknowledged once more, and older states must not come last.
+            # Not before: what was not acknowledged is sent once more by paho, and must not come last.
             self._work.put((self._publish_own_state_again, ()))
 
     def _publish_own_state_again(self) -> None:
@@ -450,12 +450,22 @@ class Bus:
         self._connected.clear()
         with self._lock:
             self._said_at_first = None
+            self._drop_own_state_under_way()
         self._back_off_randomly()
         was_turned_away, self._was_turned_away = self._was_turned_away, False
         if was_connected and not self._closing:
             log.warning("Lost the MQTT broker at %s (%s), connecting again", self.broker, reason)
         elif not was_turned_away and not self._closing and str(reason) != NO_ANSWER:
             self._note_obstacle(CLOSED)
+
+    def _drop_own_state_under_way(self) -> None:
+        # paho would send it once more before anything is heard: perhaps over what others have said meanwhile.
+        unacknowledged = self._client._out_messages  # `drop_out_messages` would drop what must arrive, too
+        with self._client._out_message_mutex:
+            for packet, message in list(unacknowledged.items()):
+                if message.topic in self._retained:
+                    del unacknowledged[packet]
+                    self._under_way.pop(packet, None)
 
     def _note_obstacle(self, obstacle: str) -> None:
         now = time.monotonic()

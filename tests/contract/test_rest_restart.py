@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from nrp_common.lifecycle import SimulationEvent, SimulationState
-from nrp_gateway import caretaker
+from nrp_common.messages import CommandEvent
+from nrp_gateway import caretaker, commands
 from tests.fakes import FakeLauncher
 from tests.gateways import Installations, RunningGateway
 from tests.mosquitto import Mosquitto
@@ -122,6 +124,28 @@ def on_a_broker_of_its_own(
     launcher = FakeLauncher(broker_to_come.address, gateway.topics)
     gateway.await_launcher()
     return gateway, launcher
+
+
+def test_command_under_way_when_the_broker_goes_is_503_that_says_so(
+    on_a_broker_of_its_own: tuple[RunningGateway, FakeLauncher],
+    broker_to_come: Mosquitto,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(commands._TIMEOUTS, CommandEvent.STARTED, 1.0)
+    gateway, launcher = on_a_broker_of_its_own
+    simulation = launcher.simulations[gateway.launch()]
+    try:
+        broker_to_come.freeze()  # nobody has noticed anything yet
+        going = threading.Timer(0.2, broker_to_come.stop)
+        going.start()
+        answer = gateway.ask_state(simulation.id, "started")
+        going.join()
+        assert (answer.status_code, answer.get_json()["type"]) == (503, "Server Error")
+        assert f"The command 'started' to simulation {simulation.id} was not answered" in answer.get_json()["message"]
+        assert str(broker_to_come.address) in answer.get_json()["message"]
+    finally:
+        launcher.bus.close(linger_s=0.1)
+        broker_to_come.stop()
 
 
 def test_state_is_right_after_the_broker_was_away(

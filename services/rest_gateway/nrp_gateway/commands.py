@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from nrp_common.bus import Bus
-from nrp_common.errors import CommandRefused, CommandTimeout, InvalidTransition
+from nrp_common.errors import BusUnavailable, CommandRefused, CommandTimeout, InvalidTransition
 from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Command, CommandEvent, Refusal, Reply
 from nrp_common.topics import Topics
@@ -71,7 +71,7 @@ class Commands:
             CommandTimeout: nobody answered in time.
             SimulationNotFound: somebody removed it meanwhile.
             Unreachable: there is nobody left to answer.
-            BusUnavailable: the broker cannot be reached.
+            BusUnavailable: the broker cannot be reached, or was lost before the answer came.
         """
         with self._metrics.command(event):
             reached = self._carry_out(record, event, iterations)
@@ -132,7 +132,7 @@ class Commands:
         try:
             return self._bus.request(self._topics.command(record.id), command, timeout=timeout)
         except CommandTimeout as error:
-            raise _timeout(record, event, timeout) from error
+            raise self._unanswered(record, event, timeout) from error
 
     def _stop(self, record: SimulationRecord) -> SimulationState:
         if record.is_queued and self._mirror.stop_waiting(record):
@@ -150,8 +150,21 @@ class Commands:
         if ended is None:
             raise SimulationNotFound
         if not ended.state.is_final:
-            raise _timeout(record, CommandEvent.STOPPED, STOPPED_WITHIN_S)
+            raise self._unanswered(record, CommandEvent.STOPPED, STOPPED_WITHIN_S)
         return ended.state
+
+    def _unanswered(
+        self, record: SimulationRecord, event: CommandEvent, timeout: float
+    ) -> CommandTimeout | BusUnavailable:
+        command = f"The command '{event}' to simulation {record.id}"
+        if not self._bus.is_connected:
+            return BusUnavailable(
+                f"{command} was not answered, as the connection to the MQTT broker at {self._bus.broker} was lost "
+                "meanwhile. Whether it was carried out shows once that is back"
+            )
+        return CommandTimeout(
+            f"{command} was not carried out within {timeout:g} s (its launcher is '{record.launcher}')"
+        )
 
     def _state_after_refusal(self, record: SimulationRecord, reply: Reply) -> SimulationState:
         if reply.refusal is Refusal.INVALID:
@@ -165,13 +178,6 @@ class Commands:
 
 def _is_needed(event: CommandEvent, record: SimulationRecord) -> bool:
     return BackendSimulationLifecycle(record.state, record.incarnation, record.seq).validate(event)
-
-
-def _timeout(record: SimulationRecord, event: CommandEvent, timeout: float) -> CommandTimeout:
-    return CommandTimeout(
-        f"The command '{event}' to simulation {record.id} was not carried out within {timeout:g} s "
-        f"(its launcher is '{record.launcher}')"
-    )
 
 
 def _is_final(record: SimulationRecord) -> bool:
