@@ -211,10 +211,12 @@ class Catalogue:
         self.failures = 0
 
     def migrate(self) -> None:
-        """Bring the tables to this version's."""
+        """Bring the tables to this version's, or leave them as they are: a gateway may be killed at any moment."""
         config = _migrations()
         with self._transaction() as connection:
-            if not self._is_sqlite:
+            if self._is_sqlite:  # for which Python begins no transaction to change tables in
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             config.attributes["connection"] = connection
             alembic.upgrade(config, "head")

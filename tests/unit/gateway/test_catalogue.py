@@ -5,8 +5,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,12 +26,23 @@ from nrp_gateway.errors import NoRoom, Unreachable
 from tests.unit.gateway.conftest import add, report
 
 
+class BrokenOff(Exception):
+    """Stands for the end of the process."""
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalogue]:
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes empty databases; returns their URLs."""
+    if request.param == "sqlite":
+        return lambda: f"sqlite:///{tmp_path}/{uuid.uuid4()}.sqlite"
+    make: Callable[[], str] = request.getfixturevalue("postgresql").database
+    return make
+
+
+@pytest.fixture
+def catalogue(new_database: Callable[[], str]) -> Iterator[Catalogue]:
     """An empty one in each database."""
-    is_sqlite = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path}/catalogue.sqlite" if is_sqlite else request.getfixturevalue("postgresql").database()
-    catalogue = Catalogue(url)
+    catalogue = Catalogue(new_database())
     catalogue.migrate()
     yield catalogue
     catalogue.close()
@@ -43,6 +57,29 @@ def test_migrating_again_changes_nothing(catalogue: Catalogue) -> None:
     record = add(catalogue)
     catalogue.migrate()
     assert catalogue.get(record.id) == record
+
+
+def test_migrating_that_is_broken_off_anywhere_is_begun_anew(new_database: Callable[[], str]) -> None:
+    for last in count(1):
+        catalogue, statements = Catalogue(new_database()), 0
+
+        def break_off(*_: object, last: int = last) -> None:
+            nonlocal statements
+            statements += 1
+            if statements == last:
+                raise BrokenOff
+
+        sa.event.listen(catalogue._engine, "after_cursor_execute", break_off)
+        with suppress(BrokenOff):
+            catalogue.migrate()
+        sa.event.remove(catalogue._engine, "after_cursor_execute", break_off)
+        was_broken_off = statements == last
+        catalogue.migrate()
+        assert add(catalogue).state is SimulationState.CREATED
+        catalogue.close()
+        if not was_broken_off:
+            break
+    assert statements > 10
 
 
 def test_what_was_written_outlives_the_process(tmp_path: Path) -> None:
