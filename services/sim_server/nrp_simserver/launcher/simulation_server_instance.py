@@ -225,16 +225,16 @@ class SimulationServerInstance:
     def _take_command(self, command: Command, responder: Responder) -> None:
         """Take part in a stop, and answer what no server is there to answer."""
         self._culling.stir()
-        journal = self.read_journal()
         if command.event is CommandEvent.STOPPED:
             with tracing.within(
                 tracing.current()._replace(simulation=self.simulation_id, owner=self.record.launch.owner)
             ):
                 log.info("Simulation %d is asked to stop", self.simulation_id)
             self._news.put(StopAsked())
+            journal = self.read_journal()
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
         else:
-            self._stand_in.take(command, responder, journal.state)
+            self._stand_in.take(command, responder)
 
     def _hear_of_transition(self, _topic: str, payload: bytes) -> None:
         message = LifecycleMessage.from_json(payload)

@@ -39,17 +39,16 @@ class StandIn:
         """Whether there is a server, or about to be, that answers commands."""
         return self._server is _Server.THERE
 
-    def take(self, command: Command, responder: Responder, state: SimulationState) -> None:
+    def take(self, command: Command, responder: Responder) -> None:
         """Answer a command if no server is going to: now, or when it has died over it.
 
         Args:
             command: other than to stop.
             responder: of whoever asks.
-            state: that the simulation is in.
         """
         match self._server:
             case _Server.TO_COME:
-                refusal = str(InvalidTransition(state, command.event))
+                refusal = str(InvalidTransition(SimulationState.CREATED, command.event))
                 responder.reply(Reply(error=refusal, refusal=Refusal.INVALID))
             case _Server.DONE:
                 responder.reply(Reply(error=str(SimulationFinal()), refusal=Refusal.INVALID))
