@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -45,6 +46,10 @@ LARGEST_REPORT: Final = 256 * 1024
 
 CATALOGUE_RETRY_S: Final = 1.0
 
+WRITTEN_AFTER_S: Final = 0.05
+"""How long a state that is not final waits to be written, while only the bus retains it: whoever asked for it is
+answered first, and of several in a row the last is written. Commands take a tenth less."""
+
 IDLE_OVERDUE_S: Final = 30.0
 """How long after its time a simulation may still be about to be stopped: then whoever said so has ended itself."""
 
@@ -53,6 +58,9 @@ _WAITING_FOR_A_NODE: Final = f'"{WAITING_FOR_A_NODE}"'.encode()
 
 GATEWAY_NODE: Final = "nrp_gateway"
 """Who speaks in a verdict of the gateway."""
+
+_Report = tuple[Callable[[int, Any], object], int, Any]
+"""What takes it over, of which simulation, and what was said."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +78,9 @@ class Mirror:
         self._statuses: dict[int, bytes] = {}
         self._idle: dict[int, bytes] = {}
         self._node_queues: dict[int, bytes] = {}
-        self._reports: queue.SimpleQueue[tuple[Callable[[int, Any], object], int, Any] | None] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[_Report | None] = queue.SimpleQueue()
+        self._noted: dict[int, LifecycleMessage] = {}  # by simulation, to be written; these two are the writer's alone
+        self._write_at = 0.0
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_reports, name="mirror", daemon=True)
 
@@ -126,7 +136,7 @@ class Mirror:
     @property
     def unwritten(self) -> int:
         """How many reports wait to be written to the catalogue."""
-        return self._reports.qsize()
+        return self._reports.qsize() + len(self._noted)
 
     def status(self, simulation_id: int) -> Status | None:
         """The times that a simulation last reported, None when it reported none to this gateway."""
@@ -221,7 +231,7 @@ class Mirror:
             seq=reply.seq,
         )
         if self._note(record.id, message):
-            self._reports.put((self._write_noted, record.id, message))
+            self._reports.put((self._write_later, record.id, message))
 
     def note_cleaned(self, record: SimulationRecord) -> None:
         """Note that a simulation's retained messages are removed from the broker."""
@@ -323,7 +333,19 @@ class Mirror:
                 self._keep(simulation_id, replace(known, state=reached, incarnation=incarnation, seq=message.seq))
             return known is not None
 
-    def _write_noted(self, simulation_id: int, message: LifecycleMessage) -> None:
+    def _write_later(self, simulation_id: int, message: LifecycleMessage) -> None:
+        if not self._noted:
+            self._write_at = time.monotonic() + WRITTEN_AFTER_S
+        earlier = self._noted.get(simulation_id)
+        if earlier is None or earlier.seq < message.seq:
+            self._noted[simulation_id] = message
+
+    def _write_noted(self) -> None:
+        for simulation_id, message in self._noted.items():
+            self._write_report(self._write_state, simulation_id, message)
+        self._noted.clear()
+
+    def _write_state(self, simulation_id: int, message: LifecycleMessage) -> None:
         written = self._catalogue.report(simulation_id, message)  # while nobody waits for the records
         with self._changed:
             if simulation_id in self._records:  # else it was removed meanwhile
@@ -353,11 +375,18 @@ class Mirror:
         return record
 
     def _write_reports(self) -> None:
-        while (report := self._reports.get()) is not None:
-            try:
-                self._write_report(*report)
-            except Exception:
-                log.exception("A report could not be handled", simulation=report[1])
+        while (report := self._next_report()) is not None:
+            self._write_report(*report)
+        self._write_noted()
+
+    def _next_report(self) -> _Report | None:
+        """The next one, None at the end. What was noted is written as soon as it is time, however many there are."""
+        while self._noted:
+            with suppress(queue.Empty):
+                if (left := self._write_at - time.monotonic()) > 0:
+                    return self._reports.get(timeout=left)
+            self._write_noted()
+        return self._reports.get()
 
     def _write_report(self, write: Callable[[int, Any], object], simulation_id: int, report: Any) -> None:
         while True:
@@ -368,6 +397,9 @@ class Mirror:
                 log.error("Cannot note a report, trying again", simulation=simulation_id, error=str(error))
                 if self._closing.wait(CATALOGUE_RETRY_S):
                     return
+            except Exception:
+                log.exception("A report could not be handled", simulation=simulation_id)
+                return
 
     def _status_heard(self, simulation_id: int, payload: bytes) -> None:
         # Read when somebody asks: hundreds arrive a second. Progress messages share the topic, without a state.
@@ -389,9 +421,10 @@ class Mirror:
         if message is None or message.target_state is SimulationState.CREATED:
             return
         if message.target_state.is_final:
-            self.take(simulation_id, message)
+            if self.take(simulation_id, message):
+                self._noted.pop(simulation_id, None)
         elif self._note(simulation_id, message):
-            self._write_report(self._write_noted, simulation_id, message)
+            self._write_later(simulation_id, message)
 
     def _archives_reported(self, simulation_id: int, payload: bytes) -> None:
         archives = Archives.from_json(payload) if payload else None

@@ -159,13 +159,15 @@ class MirroredSimulation(RuleBasedStateMachine):
             record = gateway.mirror.get(self.record.id)
             assert record is not None
             assert record.state is self.server.current
-            assert record == self.catalogue.get(self.record.id)
             gateway.mirror.close()
+            assert record == self.catalogue.get(self.record.id)
         for each in (self.record, self.fence):
             self.catalogue.remove(each.id)
 
 
-def test_mirror_ends_where_the_server_ended() -> None:
+@pytest.mark.parametrize("written_after_s", [0.0, mirror_module.WRITTEN_AFTER_S])
+def test_mirror_ends_where_the_server_ended(written_after_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "WRITTEN_AFTER_S", written_after_s)
     with tempfile.TemporaryDirectory() as folder:
         MirroredSimulation.catalogue = Catalogue(f"sqlite:///{folder}/catalogue.sqlite")
         MirroredSimulation.catalogue.migrate()
@@ -335,6 +337,47 @@ def test_what_the_catalogue_says_does_not_undo_an_answer_that_is_not_written_yet
         assert (shown.state, shown.seq, shown.cleaned) == (SimulationState.PAUSED, 3, True)
     wait_until(lambda: catalogue.get(record.id) == shown)
     assert mirror.get(record.id) == shown
+
+
+def test_of_several_states_in_a_row_the_last_is_written(
+    mirror: Mirror, catalogue: Catalogue, bus: FakeBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "WRITTEN_AFTER_S", 600.0)
+    written: list[int] = []
+    write = catalogue.report
+    monkeypatch.setattr(catalogue, "report", lambda *report: [written.append(report[1].seq), write(*report)][1])
+    record = add(catalogue)
+    mirror.add(record)
+    for seq in range(1, 10, 2):
+        bus.hear(TOPICS.lifecycle(record.id), report(record, SimulationEvent.PAUSED, seq))
+        mirror.note_reply(record, Reply(state=SimulationState.STARTED, incarnation="i", seq=seq + 1))
+    assert mirror.live_and_recent()[0].seq == 10
+    mirror.close()
+    assert written == [10]
+
+
+def test_states_are_written_in_time_while_reports_keep_coming(
+    mirror: Mirror, catalogue: Catalogue, bus: FakeBus
+) -> None:
+    record, other = add(catalogue), add(catalogue)
+    for each in (record, other):
+        mirror.add(each)
+    bus.hear(TOPICS.lifecycle(record.id), report(record, SimulationEvent.INITIALIZED, 1))
+    over = threading.Event()
+
+    def report_on() -> None:
+        seq = 0
+        while not over.is_set():
+            seq += 1
+            bus.hear(TOPICS.lifecycle(other.id), report(other, SimulationEvent.STARTED, seq))
+
+    reporting = threading.Thread(target=report_on)
+    reporting.start()
+    try:
+        wait_until(lambda: catalogue.get(record.id) == mirror.get(record.id) != record)
+    finally:
+        over.set()
+        reporting.join()
 
 
 def test_an_answer_does_not_undo_a_verdict_that_another_gateway_wrote(mirror: Mirror, catalogue: Catalogue) -> None:
