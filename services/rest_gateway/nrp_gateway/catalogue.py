@@ -18,6 +18,7 @@ from alembic import command as alembic
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from nrp_common import tracing
@@ -211,15 +212,29 @@ class Catalogue:
         self.failures = 0
 
     def migrate(self) -> None:
-        """Bring the tables to this version's, or leave them as they are: a gateway may be killed at any moment."""
-        config = _migrations()
-        with self._transaction() as connection:
-            if self._is_sqlite:  # for which Python begins no transaction to change tables in
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            config.attributes["connection"] = connection
-            alembic.upgrade(config, "head")
+        """Bring the tables to this version's, or leave them as they are: a gateway may be killed at any moment.
+
+        Raises:
+            Unreachable: the database does not answer, or is none; says where it is and what it says.
+            SettingsError: the tables are of a newer version.
+        """
+        config, place = _migrations(), self._engine.url.render_as_string(hide_password=True)
+        try:
+            with self._transaction() as connection:
+                if self._is_sqlite:  # for which Python begins no transaction to change tables in
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                config.attributes["connection"] = connection
+                alembic.upgrade(config, "head")
+        except Unreachable as error:
+            said = getattr(error.__cause__, "orig", None) or error.__cause__
+            raise Unreachable(f"The catalogue of simulations at {place} cannot be used: {said}") from error
+        except CommandError as error:
+            raise SettingsError(
+                f"NRP_CATALOGUE_URL: the catalogue at {place} was made by a newer version of this program ({error}). "
+                "Install that, or name another catalogue"
+            ) from error
 
     def is_of_this_version(self) -> bool:
         """Whether the tables are this version's; False when there are none, too."""

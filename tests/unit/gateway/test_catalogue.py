@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
@@ -80,6 +81,27 @@ def test_migrating_that_is_broken_off_anywhere_is_begun_anew(new_database: Calla
         if not was_broken_off:
             break
     assert statements > 10
+
+
+def test_catalogue_of_a_newer_version_is_refused_by_name_and_left_as_it_is(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    catalogue = Catalogue(url)
+    catalogue.migrate()
+    with catalogue._engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    place = re.escape(sa.make_url(url).render_as_string())
+    with pytest.raises(SettingsError, match=rf"NRP_CATALOGUE_URL: the catalogue at {place} .* newer version .*'9999'"):
+        catalogue.migrate()
+    assert add(catalogue).state is SimulationState.CREATED
+    catalogue.close()
+
+
+def test_file_that_is_no_catalogue_is_named(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.sqlite").write_text("something else " * 100)
+    catalogue = Catalogue(f"sqlite:///{tmp_path}/catalogue.sqlite")
+    with pytest.raises(Unreachable, match=rf"{tmp_path}/catalogue\.sqlite cannot be used: file is not a database"):
+        catalogue.migrate()
+    catalogue.close()
 
 
 def test_what_was_written_outlives_the_process(tmp_path: Path) -> None:
