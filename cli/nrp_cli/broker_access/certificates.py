@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from nrp_common.errors import SettingsError
@@ -47,10 +48,7 @@ def read_key(pem: bytes, where: object) -> ec.EllipticCurvePrivateKey:
     Raises:
         SettingsError: it holds none; names `where`.
     """
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise SettingsError(f"{where} holds no private key that can be read: {error}") from error
+    key = _load_key(pem, where)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SettingsError(f"{where} holds a private key of another kind than this program makes")
     return key
@@ -129,6 +127,15 @@ def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
     return True
 
 
+def is_for(certificate: x509.Certificate, key_pem: bytes, where: object) -> bool:
+    """Whether a certificate is for the private key, of whatever kind, in a file.
+
+    Raises:
+        SettingsError: the file holds none; names `where`.
+    """
+    return certificate.public_key() == _load_key(key_pem, where).public_key()
+
+
 def days_left(certificate: x509.Certificate) -> int:
     """How many days a certificate is valid still; below 0 when it has expired."""
     return (certificate.not_valid_after_utc - datetime.now(UTC)).days
@@ -175,3 +182,10 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
     except ValueError as error:
         raise SettingsError(f"'{host}' is no name of a host: {error}") from error
+
+
+def _load_key(pem: bytes, where: object) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{where} holds no private key that can be read: {error}") from error

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -100,15 +101,16 @@ class AccessFolder:
             return
         if self.authority.exists() and self.authority_key.exists():
             yield f"kept {self.authority}{self._validity(self.authority)}"
-        elif self.authority.exists() or self.authority_key.exists():
+        elif self.authority.exists() or self.certificate.exists():
             missing = self.authority_key if self.authority.exists() else self.authority
             raise SettingsError(
                 f"{missing} is missing: put it back, or remove {self.authority}, {self.authority_key},"
                 f" {self.certificate} and {self.key} for new ones, which all clients have to be given"
             )
         else:
-            key = certificates.new_key()
-            _write(self.authority_key, certificates.key_as_pem(key), PRIVATE)
+            if not self.authority_key.exists():  # else somebody was interrupted here
+                _write(self.authority_key, certificates.key_as_pem(certificates.new_key()), PRIVATE)
+            key = certificates.read_key(self.authority_key.read_bytes(), self.authority_key)
             _write(self.authority, certificates.as_pem(certificates.new_authority(key)), PUBLIC)
             yield f"made {self.authority} and {self.authority_key}: the lab's own certificate authority"
         if self.certificate.exists() and self.key.exists():
@@ -147,13 +149,20 @@ class AccessFolder:
         there = self._read(self.certificate)
         if not certificates.is_signed_by(there, self._read(self.authority)):
             raise SettingsError(f"{self.certificate} is not signed by {self.authority}: one is another lab's")
+        self._check_key("`nrp broker-access renew` makes both anew")
         hosts_named = ", ".join(certificates.hosts_of(there))
         yield f"kept {self.certificate}, for {hosts_named}{self._validity(self.certificate)}"
         yield from self._missing_hosts(hosts)
 
     def _keep_foreign_certificate(self, hosts: Sequence[str]) -> Iterator[str]:
+        self._check_key("put its own there")
         yield f"kept {self.certificate}, a certificate of your own{self._validity(self.certificate)}"
         yield from self._missing_hosts(hosts)
+
+    def _check_key(self, advice: str) -> None:
+        with suppress(PermissionError):  # it may be for the broker's eyes alone
+            if not certificates.is_for(self._read(self.certificate), self.key.read_bytes(), self.key):
+                raise SettingsError(f"{self.key} is not the key of {self.certificate}: {advice}")
 
     def _missing_hosts(self, hosts: Sequence[str]) -> Iterator[str]:
         named = certificates.hosts_of(self._read(self.certificate))

@@ -15,6 +15,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from nrp_cli.broker_access import certificates
+from nrp_cli.broker_access import folder as folder_module
 from nrp_cli.broker_access.folder import AccessFolder
 from nrp_cli.main import app
 from nrp_common import dynamic_security
@@ -32,6 +33,18 @@ def made(folder: Path, *arguments: object) -> AccessFolder:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def interrupt_after(written: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be interrupted when so many files are written."""
+    write, left = folder_module._write, iter(range(written))
+
+    def write_or_not(file: Path, content: bytes, mode: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(file, content, mode)
+
+    monkeypatch.setattr(folder_module, "_write", write_or_not)
 
 
 def refused(*arguments: object) -> str:
@@ -91,6 +104,35 @@ def test_a_lost_certificate_is_made_again_by_the_same_authority(access: AccessFo
     assert access.authority.read_bytes() == authority
     again = certificates.read_certificate(access.certificate.read_bytes(), "")
     assert certificates.is_signed_by(again, certificates.read_certificate(authority, ""))
+
+
+@pytest.mark.parametrize("written", range(9))
+def test_who_was_interrupted_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    interrupt_after(written, monkeypatch)
+    assert run("init", tmp_path / "access").exit_code != 0
+    monkeypatch.undo()
+    before = contents(tmp_path / "access")
+    assert len(before) == written
+    access = made(tmp_path / "access", "--host", "localhost")
+    after = contents(access.path)
+    if "broker/server.crt" not in before:
+        before.pop("broker/server.key", None)  # a key that no certificate is for
+    assert after.items() >= before.items()
+    handshake(access, "localhost")
+
+
+def test_who_was_interrupted_while_renewing_is_told_to_do_it_again(
+    access: AccessFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(1, monkeypatch)
+    assert run("renew", access.path).exit_code != 0
+    monkeypatch.undo()
+    assert "server.key is not the key of" in (said := refused("init", access.path))
+    assert "`nrp broker-access renew`" in said
+    assert run("renew", access.path).exit_code == 0
+    handshake(access, "10.1.2.3")
 
 
 def test_a_password_of_ones_own_is_taken(tmp_path: Path) -> None:
