@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from nrp_simserver import processes
@@ -175,9 +174,8 @@ def test_a_server_that_does_not_end_is_killed(jobs: Jobs) -> None:
 
 def test_its_server_does_not_outlive_it(jobs: Jobs) -> None:
     simulation, _, process = jobs.started()
-    server = psutil.Process(simulation.pid)
     process.kill()
-    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    simulation.await_end()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 from nrp_cli.main import app
 from tests.e2e.conftest import RunningStack, end_stack, start_stack
 from tests.e2e.experiments import experiment
+from tests.e2e.test_nrp_up import family_of, of_service, still_running
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -113,8 +113,7 @@ def test_a_full_launcher_is_a_warning_with_what_to_do(own_stack: RunningStack) -
 
 
 def test_a_launcher_that_hangs_is_a_problem(own_stack: RunningStack) -> None:
-    family = psutil.Process(own_stack.process.pid).children(recursive=True)
-    launcher = next(each for each in family if "launcher" in each.cmdline())
+    launcher = of_service(family_of(own_stack), "launcher")
     launcher.send_signal(signal.SIGSTOP)
     try:
         report = findings("--data", str(own_stack.data))
@@ -162,11 +161,11 @@ def test_what_is_no_address_is_bad_usage(arguments: list[str], tmp_path: Path) -
 
 def test_a_stack_that_was_killed_is_missed(tmp_path: Path) -> None:
     stack = start_stack(tmp_path, "embedded")
-    family = psutil.Process(stack.process.pid).children(recursive=True)
+    family = family_of(stack)
     stack.process.kill()
     stack.process.wait()
     end_stack(stack)
-    wait_until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family), 30)
+    wait_until(lambda: not still_running(family), 30)
     report = findings("--data", str(tmp_path))
     assert "was killed" in of(report, "Gateway", "problem")[0]["message"]
     assert of(report, "Broker", "problem")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,12 @@ def family_of(stack: RunningStack) -> list[psutil.Process]:
 
 def still_running(family: list[psutil.Process]) -> list[psutil.Process]:
     """Those that have not ended; what is dead may wait to be reaped by whoever adopted it."""
-    return [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    running = []
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            if each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
+                running.append(each)
+    return running
 
 
 def with_a_running_simulation(stack: RunningStack) -> int:
