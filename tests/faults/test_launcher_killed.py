@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nrp_simserver import processes
 from tests.faults.test_overruled import declare_failed
 from tests.launchers import Launched, Launchers, RunningLauncher, spool_entries
 from tests.simulation_servers import ENGINE
@@ -136,7 +137,7 @@ def test_simulations_that_ended_meanwhile_have_their_logs_stored_and_are_told_wi
     os.kill(killed.server, signal.SIGKILL)
     assert stopped.command("stopped").error is None
     (failed.folder / "experiment" / "fail").touch()
-    wait_until(lambda: not any(simulation.server in servers for simulation in simulations if simulation.processes()))
+    wait_until(lambda: all(processes.has_ended(server) for server in servers))
     launcher.restart()
     (how, why), *others = final_words(*simulations)
     assert how == "failed"
