@@ -276,6 +276,10 @@ class RunningLauncher:
         wait_until(lambda: any(seen.payload and seen.json["online"] for seen in self.presences[after:]), 60)
         self.asker.wait_until_connected(10)
 
+    def await_closing(self) -> None:
+        """Wait until it says that it takes no more launches, as it was told to end."""
+        wait_until(lambda: any(seen.payload and seen.json["capacity"] == 0 for seen in self.presences))
+
     def restart(self, **variables: str) -> None:
         """Start again, and return when it takes launches."""
         before = len(self.presences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import psutil
@@ -49,12 +50,14 @@ def test_launch_that_hangs_does_not_hold_it_up(launchers: Launchers) -> None:
 
 
 def test_launch_while_it_ends_is_refused(launchers: Launchers) -> None:
-    launcher = launchers.running(stop_grace_s=0.5)
+    launcher = launchers.running(stop_grace_s=60)
     simulation = launcher.started("import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass")
     launcher.process.terminate()
-    wait_until(lambda: launcher.presences[-1].json["capacity"] == 0)
+    launcher.await_closing()
     refused = launcher.ask_launch(1_000_001, simulation.experiment)
     assert (refused.refusal, refused.error) == (Refusal.FULL, "it is being shut down")
+    os.kill(simulation.server, signal.SIGKILL)  # which it waits for
+    assert launcher.process.wait(20) == 0
 
 
 def test_final_word_that_no_broker_took_is_spoken_by_the_next_one(launchers: Launchers, mosquitto: Mosquitto) -> None:
@@ -98,7 +101,7 @@ def test_launch_and_stop_that_are_under_way_are_brought_to_their_ends_before_it_
     launching = launcher.launch()
     wait_until(lambda: launcher.storage.count(path=launching.experiment))
     launcher.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: launcher.presences[-1].json["capacity"] == 0)
+    launcher.await_closing()
     refused = launcher.ask_launch(1_000_002, launching.experiment)
     assert (refused.refusal, refused.error) == (Refusal.FULL, "it is being shut down")
     launcher.storage.heal()
@@ -110,7 +113,7 @@ def test_launch_and_stop_that_are_under_way_are_brought_to_their_ends_before_it_
     stopping = launching
     launcher.storage.hang(".zip")
     stopping.command("stopped")
-    wait_until(lambda: not stopping.processes())
+    wait_until(lambda: launcher.storage.count("POST", f"_simulation_{stopping.id}."))
     launcher.process.send_signal(signal.SIGTERM)
     launcher.storage.heal()
     assert launcher.process.wait(20) == 0
