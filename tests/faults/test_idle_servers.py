@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+from nrp_simserver import processes
 from tests.launchers import Launchers, RunningLauncher
 from tests.mosquitto import Mosquitto
 from tests.waiting import wait_until
@@ -66,6 +67,7 @@ def test_launch_whose_server_has_just_died_gets_another_one(launchers: Launchers
     simulation = launcher.launch()
     assert simulation.incarnation == incarnation
     os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: processes.has_ended(pid))  # else it may still be given its simulation
     launcher.storage.heal()
     simulation.await_transition("initialized")
     assert simulation.server != pid
@@ -88,8 +90,9 @@ def test_they_come_back_to_a_broker_that_forgot_them(launchers: Launchers, mosqu
     launcher = launchers.running(broker=mosquitto.address, idle_servers=1)
     idle = await_idle(launcher, 1)
     mosquitto.stop()
+    before = len(launcher.presences)
     mosquitto.start()
-    launcher.await_ready(len(launcher.presences))
+    launcher.await_ready(before)
     simulation = launcher.started()
     assert simulation.incarnation in idle
     simulation.await_steps()
