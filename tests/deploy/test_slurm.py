@@ -219,12 +219,13 @@ def test_place_and_reason_are_told_while_it_waits(cluster: SlurmCluster, launche
     wait_until(lambda: waits(first) and waits(first)[-1].get("queuePosition") == 1)
     second = launcher.launch()
     wait_until(lambda: waits(second) and waits(second)[-1].get("queuePosition") == 2)
-    assert any(reason in waits(second)[-1]["queueReason"] for reason in ("Resources", "Priority"))
+    # Slurm has no reason before it has looked at the job.
+    wait_until(lambda: any(reason in waits(second)[-1]["queueReason"] for reason in ("Resources", "Priority")))
     assert "initialized" not in [each["event"] for each in first.lifecycle]
     cluster.clear()
     for simulation in (first, second):
         simulation.await_transition("initialized")
-        assert waits(simulation)[-1]["done"]
+        wait_until(lambda simulation=simulation: waits(simulation)[-1].get("done"))  # type: ignore[misc]
         simulation.command("stopped")
         assert simulation.await_final()["event"] == "stopped"
     assert_nothing_is_left(cluster, first, second)

@@ -159,6 +159,11 @@ class Cluster:
             container.reason = reason
             _signal(container, number)
 
+    def let_time_pass(self, pod: str, seconds: float) -> None:
+        """Have a Pod have run for so much longer."""
+        with self.objects.changed:
+            self._containers[pod].since -= seconds
+
     def evict(self, pod: str, message: str) -> None:
         """Have a node end a Pod, as it is short of something."""
         with self.objects.changed:

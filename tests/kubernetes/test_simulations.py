@@ -83,8 +83,8 @@ def test_simulation_that_no_node_has_room_for_waits_with_the_reason_on_the_bus(l
     launcher.await_reason(simulation, "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu")
     launcher.cluster.nodes.append(Node("large", {"cpu": 256, "memory": 512 * 2**30}))
     simulation.await_transition("initialized")
-    messages = [seen.json for seen in launcher.wire.on(launcher.topics.status(simulation.id)) if seen.payload]
-    assert {"progress": {"task": "Waiting for a node", "done": True}} in messages
+    done = {"progress": {"task": "Waiting for a node", "done": True}}
+    wait_until(lambda: done in [seen.json for seen in launcher.wire.on(launcher.topics.status(simulation.id))])
     simulation.command("stopped")
     simulation.await_final()
 
@@ -215,10 +215,11 @@ def test_pod_that_is_evicted_is_told_with_the_node_s_reason(launcher: ClusterLau
 
 
 def test_simulation_that_exceeds_its_time_limit_is_told_so_with_its_logs(launcher: ClusterLauncher) -> None:
-    simulation = launcher.speaking(resources={"time_limit": 5})
+    simulation = launcher.speaking(resources={"time_limit": 600})
+    launcher.cluster.let_time_pass(launcher.pod_of(simulation), 600)
     final = simulation.await_final()
     assert final["event"] == "failed"
-    assert "longer than the 5 s" in final["reason"]
+    assert "longer than the 600 s" in final["reason"]
     assert SAID in simulation.log_in(final["logs"])
     launcher.assert_cluster_is_empty()
 
