@@ -93,6 +93,11 @@ class Launched:
     def errors(self) -> list[dict[str, Any]]:
         return self._on(self.topics.runtime_error(self.id))
 
+    def await_errors(self) -> list[dict[str, Any]]:
+        """The same, once there is any: what its server said may come after what its launcher said later."""
+        wait_until(lambda: self.errors)
+        return self.errors
+
     @property
     def archives(self) -> list[dict[str, Any]]:
         return self._on(self.topics.archives(self.id))

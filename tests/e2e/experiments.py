@@ -15,6 +15,7 @@ from urllib.parse import quote
 import requests
 
 from tests.e2e.conftest import RunningStack
+from tests.e2e.websocket_frontend import Frontend
 from tests.waiting import wait_until
 
 ENGINE = """
@@ -93,6 +94,14 @@ def failed(stack: RunningStack, number: int) -> dict[str, Any]:
     """The record, once the simulation has failed."""
     wait_until(lambda: record_of(stack, number)["state"] == "failed", 20)
     return record_of(stack, number)
+
+
+def the_report(frontend: Frontend, number: int) -> dict[str, Any]:
+    """The one message on the simulation's topic of errors."""
+    topic = f"nrp_simulation/{number}/runtime_error"
+    frontend.wait_for(lambda: bool(frontend.of(topic)))
+    (report,) = frontend.of(topic)
+    return dict(report)
 
 
 def log_of(stack: RunningStack, record: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import zipfile
 import requests
 
 from tests.e2e.conftest import RunningStack
-from tests.e2e.experiments import failed
+from tests.e2e.experiments import failed, the_report
 from tests.e2e.websocket_frontend import Frontend
 
 
@@ -69,7 +69,7 @@ def test_a_fault_in_a_function_is_shown_with_its_place(stack: RunningStack, fron
     number = launch(stack, "failing_function")
     stack.put_state(number, "started")
     frontend.wait_for_state(number, "failed")
-    (report,) = frontend.of(f"nrp_simulation/{number}/runtime_error")
+    report = the_report(frontend, number)
     assert report["sim_id"] == str(number)
     assert report["error_type"] == "Runtime"
     assert report["line_number"] > 0

@@ -19,19 +19,12 @@ from tests.e2e.experiments import (
     processes_in,
     record_of,
     started,
+    the_report,
 )
 from tests.e2e.websocket_frontend import Frontend
 from tests.waiting import wait_until
 
 ENGINE = CONFIGURATION["EngineConfigs"][0]
-
-
-def the_report(frontend: Frontend, number: int) -> dict[str, Any]:
-    """The one message on the simulation's topic of errors."""
-    topic = f"nrp_simulation/{number}/runtime_error"
-    frontend.wait_for(lambda: bool(frontend.of(topic)))
-    (report,) = frontend.of(topic)
-    return dict(report)
 
 
 # -- the configuration -----------------------------------------------------------------------------------------------
@@ -185,7 +178,15 @@ while True:
 
 
 def test_a_script_that_forks_steps_in_its_parent_only(stack: RunningStack) -> None:
-    script = "import os\nif os.fork() == 0:\n    nrp.run_loop()\nfor _ in range(5): nrp.run_loop()\n"
+    script = """
+import os
+child = os.fork()
+if child == 0:
+    nrp.run_loop()
+os.waitpid(child, 0)
+for _ in range(5):
+    nrp.run_loop()
+"""
     number = started(stack, experiment(stack, script))
     wait_until(lambda: record_of(stack, number)["state"] == "completed")
     stack.put_state(number, "stopped")

@@ -75,7 +75,7 @@ def test_one_that_dies_fails_the_simulation_with_its_last_words(launcher: Runnin
     assert (final["event"], final["source_state"]) == ("failed", "started")
     assert "engine 'own': its process ended with status 9 during runLoop" in final["reason"]
     assert "the last thing it said" in final["reason"]
-    assert [error["error_type"] for error in simulation.errors] == ["Runtime"]
+    assert [error["error_type"] for error in simulation.await_errors()] == ["Runtime"]
     simulation.assert_nothing_is_left()
 
 
@@ -93,7 +93,7 @@ def test_an_exception_in_it_names_file_line_and_text(launcher: RunningLauncher) 
     simulation.await_steps()
     tell(simulation, "raise")
     simulation.await_final()
-    [error] = simulation.errors
+    [error] = simulation.await_errors()
     assert error["msg"] == "ValueError in engine.py (Line 19): not this"
     assert (error["fileName"], error["line_number"]) == ("engine.py", 19)
     assert error["line_text"] == 'raise ValueError("not this")'
@@ -103,12 +103,12 @@ def test_an_exception_in_it_names_file_line_and_text(launcher: RunningLauncher) 
 
 
 def test_one_that_hangs_longer_than_its_command_timeout_fails_the_simulation(launcher: RunningLauncher) -> None:
-    simulation = started(launcher, EngineCommandTimeout=0.5)
+    simulation = started(launcher, EngineCommandTimeout=3)
     simulation.await_steps()
     tell(simulation, "hang")
     final = simulation.await_final()
     assert (
-        "engine 'own' took longer than EngineCommandTimeout, 0.5 s, for runLoop; it was in engine.py" in final["reason"]
+        "engine 'own' took longer than EngineCommandTimeout, 3 s, for runLoop; it was in engine.py" in final["reason"]
     )
     simulation.assert_nothing_is_left()
 
