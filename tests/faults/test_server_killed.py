@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,15 +52,13 @@ def test_script_that_leaves_without_the_server_is_failed(launcher: RunningLaunch
 
 def test_command_to_a_server_that_dies_over_it_is_answered(launcher: RunningLauncher) -> None:
     simulation = launcher.paused()
-    os.kill(simulation.server, signal.SIGSTOP)
-    killer = os.fork()
-    if killer == 0:  # in a while, when the command is under way
-        time.sleep(0.3)
-        os.kill(simulation.server, signal.SIGKILL)
-        os._exit(0)
-    answer = simulation.command("started")
-    os.waitpid(killer, 0)
-    assert answer.error == "The simulation ended before it carried that out"
+    server = simulation.server
+    os.kill(server, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as asking:
+        answer = asking.submit(simulation.command, "started")
+        wait_until(lambda: launcher.wire.on(simulation.topics.command(simulation.id)))
+        os.kill(server, signal.SIGKILL)
+    assert answer.result().error == "The simulation ended before it carried that out"
     assert simulation.await_final()["event"] == "failed"
 
 
