@@ -13,8 +13,10 @@ import pytest
 
 from nrp_common.messages import Reply
 from nrp_gateway.settings import GatewaySettings
+from nrp_simserver import processes
+from tests.faults.test_launcher_killed import FAILING_WHEN_TOLD
 from tests.gateways import RunningGateway
-from tests.launchers import SECRET, Launched, RunningLauncher
+from tests.launchers import SECRET, Launched, Launchers, RunningLauncher
 from tests.mosquitto import CONFIGURATION, REMEMBERING, Mosquitto
 from tests.simulation_servers import Wire
 from tests.storage_server import StorageServer
@@ -156,6 +158,29 @@ def told(wire: Wire, simulation: Launched) -> list[str]:
     lifecycle = [seen.json["target_state"] for seen in wire.on(simulation.topics.lifecycle(simulation.id))]
     statuses = [seen.json.get("state") for seen in wire.on(simulation.topics.status(simulation.id))]
     return [*lifecycle[-1:], *[each for each in statuses if each][-1:]]
+
+
+def test_error_of_a_script_that_failed_meanwhile_is_told_with_its_place(
+    launchers: Launchers, mosquitto: Mosquitto
+) -> None:
+    launcher = launchers.running(broker=mosquitto.address)
+    simulation = launcher.started(FAILING_WHEN_TOLD)
+    server = simulation.server
+    mosquitto.stop()
+    (simulation.folder / "experiment" / "fail").touch()
+    wait_until(lambda: processes.has_ended(server))
+    launcher.process.send_signal(signal.SIGSTOP)  # until somebody listens
+    mosquitto.start()
+    frontend = Wire(mosquitto.address)
+    launcher.process.send_signal(signal.SIGCONT)
+    topics = simulation.topics
+    try:
+        wait_until(lambda: frontend.on(topics.lifecycle(simulation.id)))
+        [error] = [seen.json for seen in frontend.on(topics.runtime_error(simulation.id))]
+        assert error["msg"] == "RuntimeError in main script (Line 6): on purpose"
+        assert (error["fileName"], error["line_text"]) == ("main_script.py", 'raise RuntimeError("on purpose")')
+    finally:
+        frontend.close()
 
 
 def test_simulation_that_died_meanwhile_has_its_logs_stored(outage: Outage) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nrp_common import tracing
 from nrp_common.bus import BrokerAddress, BusCounts
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import LifecycleMessage
+from nrp_common.messages import LifecycleMessage, RuntimeErrorReport
 from nrp_simserver.cores import EngineProcesses
 from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.selection import Kind
@@ -159,6 +159,7 @@ class Journal(BaseModel):
         stopping: whether the server was asked to stop and ended in order.
         error: the reason when it failed.
         verdict: what somebody else declared, which the server gave way to: its launcher may not have heard it.
+        unheard: the report of the error, when it found no broker to tell it to: its launcher does.
     """
 
     state: SimulationState = SimulationState.CREATED
@@ -172,6 +173,7 @@ class Journal(BaseModel):
     stopping: bool = False
     error: str | None = None
     verdict: LifecycleMessage | None = None
+    unheard: RuntimeErrorReport | None = None
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,10 @@ class FinalWord:
 
     def _publish(self, final: LifecycleMessage, verdict: Verdict, journal: Journal) -> None:
         simulation_id, reason = self._record.launch.simulation_id, final.reason or ""
+        report = journal.unheard
         if verdict.report is not None:
             report = RuntimeErrorReport(sim_id=str(simulation_id), msg=reason, error_type=verdict.report)
+        if report is not None:
             self._bus.publish(self._topics.runtime_error(simulation_id), report, qos=1)
         times = journal.model_dump(include={"simulation_time", "real_time", "simulation_time_left"})
         failed = final.event is SimulationEvent.FAILED

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from nrp_common.lifecycle import SimulationEvent, SimulationLifecycle, SimulationState
-from nrp_common.messages import LifecycleMessage
+from nrp_common.messages import LifecycleMessage, RuntimeErrorReport
 from nrp_simserver.server.clock import SimulationClock
 from nrp_simserver.server.notifier import MQTTNotifier
 from nrp_simserver.simulation_folder import Journal, SimulationFolder
@@ -69,13 +69,15 @@ class SimulationServerLifecycle(SimulationLifecycle):
         with self.lock:
             self._notifier.status(self.current, self._clock)
 
-    def keep_journal(self, *, stopping: bool = False, error: str | None = None) -> None:
+    def keep_journal(
+        self, *, stopping: bool = False, error: str | None = None, unheard: RuntimeErrorReport | None = None
+    ) -> None:
         """Write the journal, if that is possible: a full disk or a lost folder is no reason to fall silent.
 
         The launcher hears of each transition on the bus as well, and reads of an error in the log.
         """
         try:
-            self.write_journal(stopping=stopping, error=error)
+            self.write_journal(stopping=stopping, error=error, unheard=unheard)
         except OSError as obstacle:
             if str(obstacle) != self._obstacle:  # not once a second
                 log.error("The journal cannot be written: %s", obstacle)
@@ -83,7 +85,9 @@ class SimulationServerLifecycle(SimulationLifecycle):
         else:
             self._obstacle = None
 
-    def write_journal(self, *, stopping: bool = False, error: str | None = None) -> None:
+    def write_journal(
+        self, *, stopping: bool = False, error: str | None = None, unheard: RuntimeErrorReport | None = None
+    ) -> None:
         """Tell the launcher how far the simulation got, and at the end how it ended.
 
         Raises:
@@ -102,5 +106,6 @@ class SimulationServerLifecycle(SimulationLifecycle):
                 stopping=stopping,
                 error=error,
                 verdict=self.verdict,
+                unheard=unheard,
             )
         )

@@ -25,7 +25,15 @@ from typing import NoReturn
 from nrp_common.bus import Bus, Responder, Will
 from nrp_common.errors import BusUnavailable, ExperimentError, InvalidTransition, SimulationFinal
 from nrp_common.lifecycle import SimulationEvent, SimulationState
-from nrp_common.messages import Command, CommandEvent, LifecycleMessage, Refusal, Reply, ServerPresence
+from nrp_common.messages import (
+    Command,
+    CommandEvent,
+    LifecycleMessage,
+    Refusal,
+    Reply,
+    RuntimeErrorReport,
+    ServerPresence,
+)
 from nrp_common.topics import Topics
 from nrp_simserver import processes
 from nrp_simserver.cores import NrpCore
@@ -244,7 +252,8 @@ class SimulationServer:
     def _end(self, error: BaseException | None) -> int:
         """Shut everything down and say goodbye: after a stop, or because of `error`. Returns the exit status."""
         self._is_over.set()
-        reason = None if error is None else self._tell(error)
+        report = None if error is None else self._tell(error)
+        reason = None if report is None else report.msg
         with self._lifecycle.lock:
             self._gate.end(SimulationStopped)
             self._clock.pause()
@@ -264,11 +273,13 @@ class SimulationServer:
         self._external_processes.end()
         self._notifier.progress_done(SHUTTING_DOWN)
         self._notifier.disappear()
+        if report is not None and not self._bus.is_connected:
+            self._lifecycle.keep_journal(error=reason, unheard=report)
         self._bus.close(linger_s=LINGER_S)
         return 1 if error is not None else 0
 
-    def _tell(self, error: BaseException) -> str:
-        """Write an error to the log and publish it; returns what it says."""
+    def _tell(self, error: BaseException) -> RuntimeErrorReport:
+        """Write an error to the log and publish it; returns what was published."""
         print_traceback(error, self._folder.experiment)
         report = error_report(
             error,
@@ -278,7 +289,7 @@ class SimulationServer:
             while_loading=self._lifecycle.current is SimulationState.CREATED,
         )
         self._notifier.runtime_error(report)
-        return report.msg
+        return report
 
     def _end_on_top_of_the_script(self) -> NoReturn:
         is_reset = self._gate.ending is SimulationReset
