@@ -215,11 +215,9 @@ class _PendingRequest:
         self.answered = threading.Event()
         self.answer: Reply | None = None
 
-    def take(self, reply: Reply) -> None:
-        if reply.is_last:
-            self.answer = reply
-            self.answered.set()
-        self.acknowledged.set()
+    def take(self, last: Reply) -> None:
+        self.answer = last
+        self.answered.set()
 
 
 class Bus:
@@ -635,6 +633,9 @@ class Bus:
     def request(self, topic: str, request: Request, *, timeout: float) -> Reply:
         """Ask, and wait for the last answer. What is asked names the request that it goes back to (`tracing`).
 
+        When this returns, what the broker passed on before the answer has been handled. Not for handlers, which would
+        wait for themselves.
+
         Raises:
             BusUnavailable: there is no connection to the broker.
             CommandTimeout: no last answer within `timeout` seconds.
@@ -699,8 +700,11 @@ class Bus:
             return
         with self._lock:
             pending = self._pending.get(reply.correlation)
-        if pending is not None:
-            pending.take(reply)
+        if pending is None:
+            return
+        pending.acknowledged.set()
+        if reply.is_last:  # behind what was said before it: who has the answer may ask what is known meanwhile
+            self._work.put((pending.take, (reply,)))
 
     def _handle(self, message: mqtt.MQTTMessage) -> None:
         with self._lock:

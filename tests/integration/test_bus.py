@@ -263,6 +263,26 @@ def test_a_request_is_answered(make_bus: MakeBus) -> None:
     assert (reply.state, reply.seq) == (SimulationState.STARTED, 7)
 
 
+def test_what_was_said_before_an_answer_is_handled_when_it_is_there(make_bus: MakeBus) -> None:
+    said, handled = unique("said"), threading.Event()
+    answerer, asker = make_bus(), make_bus(asks=True)
+
+    def say_and_answer(responder: Responder) -> None:
+        answerer.publish(said, b"this")
+        done(responder)
+
+    def take_some_time(_topic: str, _payload: bytes) -> None:
+        handled.wait(0.2)
+        handled.set()
+
+    asker.subscribe(said, take_some_time)
+    asker.await_subscriptions(5)
+    server = Server(answerer, say_and_answer)
+    answerer.await_subscriptions(5)
+    asker.request(server.topic, command(), timeout=5)
+    assert handled.is_set()
+
+
 def test_a_request_that_was_accepted_waits_for_its_last_answer(make_bus: MakeBus) -> None:
     def accept(responder: Responder) -> None:
         responder.accept()
