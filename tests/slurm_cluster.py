@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.ports import free_ports
 from tests.waiting import wait_until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
@@ -86,7 +87,7 @@ class SlurmCluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._fillers: list[int] = []
         host = socket.gethostname().partition(".")[0]
-        controller, *ports = _free_ports(1 + len(NODES))
+        controller, *ports = free_ports(1 + len(NODES))
         nodes = (
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} Weight={weight} {HARDWARE}"
             for weight, (name, port) in enumerate(zip(NODES, ports, strict=True), 1)
@@ -246,11 +247,3 @@ class SlurmCluster:
 
     def cancel(self, job: int) -> None:
         self.call("scancel", str(job))
-
-
-def _free_ports(number: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [int(each.getsockname()[1]) for each in listeners]
-    for each in listeners:
-        each.close()
-    return ports

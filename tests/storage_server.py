@@ -7,12 +7,15 @@ import shutil
 import socket
 import threading
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.ports import free_port
 
 BAD_TOKEN = 477
 
@@ -69,7 +72,7 @@ class StorageServer:
         self._healed = threading.Event()
         self._connections: set[socket.socket] = set()
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = free_port()
         self.start()
 
     # -- coming and going ----------------------------------------------------------------------------------------------
@@ -93,7 +96,6 @@ class StorageServer:
                 super().finish()
 
         self._server = _Server(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -104,7 +106,8 @@ class StorageServer:
         self._server.shutdown()
         with self._lock:
             for connection in self._connections:
-                connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # its client has just gone
+                    connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._server = None
 

@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from tests.ports import free_port
+
 CHUNK = 16 * 1024
 
 
@@ -24,7 +26,7 @@ class TcpProxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self.port = 0
+        self.port = free_port()
         self._latency_s = 0.0
         self._bytes_per_s = 0.0
         self._loop = asyncio.new_event_loop()
@@ -77,7 +79,6 @@ class TcpProxy:
     async def _open(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
         self._speaking.set()
 
     async def _close(self) -> None:

@@ -31,6 +31,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.kubernetes.cluster import GPU, Cluster, amount
 from tests.kubernetes.objects import AlreadyExists, Expired, Object, matches
+from tests.ports import free_port
 
 NAMESPACE: Final = "nrp"
 
@@ -140,8 +141,7 @@ class KubernetesApi:
         self._watches_end_before = 0.0
         self.certificate = folder / "api.pem"
         _write_certificate(self.certificate)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._write_kubeconfig()
         self._server: _Server | None = None
 
