@@ -24,9 +24,11 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 log = logging.getLogger(__name__)
+
+FoundT = TypeVar("FoundT")
 
 MARK: Final = "NRP_INCARNATION"
 """The environment variable that tells to which start of a simulation server a process belongs."""
@@ -36,6 +38,9 @@ UNMARKED: Final = "-" * 32
 
 END_TIMEOUT_S: Final = 5.0
 """A process that SIGKILL does not end in this time hangs in the kernel; then nothing else can be done about it."""
+
+MOST_LOOKS: Final = 20
+"""How often those are looked for who may be starting others: on a busy machine there is always somebody new."""
 
 MOST_AT_ONCE: Final = 500
 """How many processes are killed in one go: for each a descriptor is open, and a launcher may have a thousand."""
@@ -132,8 +137,12 @@ def mark_of(pid: int, variable: str = MARK) -> str | None:
 
 def marked(incarnations: Collection[str], variable: str = MARK) -> list[int]:
     """The ids of all processes of this machine that bear one of these marks."""
-    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208  a path each costs more
-    return [pid for pid in pids if mark_of(pid, variable) in incarnations and not has_ended(pid)]
+    return [pid for pid in all_pids() if mark_of(pid, variable) in incarnations and not has_ended(pid)]
+
+
+def all_pids() -> list[int]:
+    """The ids of all processes of this machine."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]  # noqa: PTH208  a path each costs more
 
 
 def left_behind(
@@ -240,16 +249,28 @@ def send(server: int, number: int) -> None:
             os.killpg(server, number)
 
 
-def end_all(find: Callable[[], Collection[int]], timeout: float = END_TIMEOUT_S) -> bool:
-    """Kill what `find` finds, until it finds nothing: a process may start others while it is being killed.
+def find_surely(find: Callable[[], Collection[FoundT]]) -> Collection[FoundT]:
+    """What `find` finds of the processes of this machine. When that is nothing, nothing was missed.
 
-    It has to find nothing twice: who starts another and ends while the kernel's table is read is in it with neither.
+    Who starts another and ends while the kernel's table is read is in it with neither, who gets another parent
+    meanwhile perhaps below none. So nothing has to be found twice without a new process anywhere on the machine; where
+    there is one each time, `MOST_LOOKS` have to do.
+    """
+    for _ in range(MOST_LOOKS):
+        before = set(all_pids())
+        if (found := find() or find()) or before.issuperset(all_pids()):
+            break
+    return found
+
+
+def end_all(find: Callable[[], Collection[int]], timeout: float = END_TIMEOUT_S) -> bool:
+    """Kill what `find` finds, until it surely finds nothing: a process may start others while it is being killed.
 
     Returns:
         Whether nothing is left; what is left after `timeout` seconds is logged.
     """
     deadline = time.monotonic() + timeout
-    while victims := find() or find():
+    while victims := find_surely(find):
         if time.monotonic() > deadline:
             log.error("These processes do not end although they were killed: %s", sorted(victims))
             return False

@@ -150,11 +150,34 @@ def test_other_servers_and_what_is_below_them_are_left_alone(start: Start, tmp_p
 
 def test_process_that_starts_others_faster_than_it_is_killed_is_ended(start: Start) -> None:
     incarnation = uuid.uuid4().hex
-    program = "import os, time\nfor _ in range(40):\n    if os.fork():\n        os._exit(0)\n    time.sleep(0.02)"
-    start([sys.executable, "-c", program], env=marked_environment(incarnation))
-    wait_until(lambda: processes.marked({incarnation}))
+    program = """
+import os, time
+print(flush=True)
+for _ in range(40):
+    if os.fork():
+        os._exit(0)
+    time.sleep(0.02)
+"""
+    first = start([sys.executable, "-c", program], env=marked_environment(incarnation), stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    first.stdout.readline()
     assert processes.end_all(lambda: processes.marked({incarnation}))
     assert processes.marked({incarnation}) == []
+
+
+def test_who_is_missed_while_others_are_started_is_looked_for_again(start: Start) -> None:
+    runaway, misses = start(), 4
+
+    def find() -> list[int]:
+        nonlocal misses
+        if misses:
+            misses -= 1
+            start()
+            return []
+        return [] if processes.has_ended(runaway.pid) else [runaway.pid]
+
+    assert processes.end_all(find)
+    assert processes.has_ended(runaway.pid)
 
 
 def test_what_cannot_be_ended_is_said_and_waited_for_no_longer(caplog: pytest.LogCaptureFixture) -> None:

@@ -112,8 +112,7 @@ class ProcessTable:
 
         deadline = time.monotonic() + KILLED_WITHIN_S
         with self.ahead_of_everybody():
-            # Twice: one that starts another and ends while the table is read is in it with neither.
-            while (own := living() or living()) and time.monotonic() < deadline:
+            while (own := processes.find_surely(living)) and time.monotonic() < deadline:
                 for each in own:
                     _kill(each)
 
@@ -178,10 +177,9 @@ class ProcessTable:
 
 
 def _all_processes() -> Iterator[Process]:
-    for entry in os.listdir("/proc"):  # noqa: PTH208  a path each costs more
-        if entry.isdecimal():
-            with suppress(OSError):  # one that has just ended
-                yield read_process(int(entry))
+    for pid in processes.all_pids():
+        with suppress(OSError):  # one that has just ended
+            yield read_process(pid)
 
 
 def read_process(pid: int) -> Process:
