@@ -41,12 +41,17 @@ def the_error(simulation: RunningSimulation) -> dict[str, Any]:
     return dict(error)
 
 
+def latest(simulation: RunningSimulation, field: str) -> Any:
+    """What the latest status says, 0 when there is none: the first may arrive after the answer to a command."""
+    return simulation.statuses[-1][field] if simulation.statuses else 0
+
+
 # -- status ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_status_has_four_fields_and_finite_times(servers: SimulationServers) -> None:
     simulation = servers.started(configuration={"SimulationTimeout": 600})
-    wait_until(lambda: simulation.statuses[-1]["simulationTime"] > 0.02)
+    wait_until(lambda: latest(simulation, "simulationTime") > 0.02)
     for status in simulation.statuses:
         assert set(status) == {"realTime", "simulationTime", "state", "simulationTimeLeft"}
         assert all(math.isfinite(status[time]) for time in set(status) - {"state"})
@@ -55,7 +60,7 @@ def test_a_status_has_four_fields_and_finite_times(servers: SimulationServers) -
 
 def test_without_a_timeout_no_time_is_left(servers: SimulationServers) -> None:
     simulation = servers.started()
-    wait_until(lambda: simulation.statuses[-1]["simulationTime"] > 0)
+    wait_until(lambda: latest(simulation, "simulationTime") > 0)
     assert {status["simulationTimeLeft"] for status in simulation.statuses} == {0}
 
 
@@ -71,14 +76,14 @@ def test_status_comes_at_the_configured_rate_whether_anything_changes_or_not(ser
 def test_a_change_of_state_is_in_a_status_at_once(servers: SimulationServers, event: str) -> None:
     simulation = servers.paused(status_interval_s=600.0) if event == "started" else servers.started()
     simulation.command(event)
-    wait_until(lambda: simulation.statuses[-1]["state"] == event, timeout=1)
+    wait_until(lambda: latest(simulation, "state") == event, timeout=1)
 
 
 def test_real_time_advances_only_while_it_is_started(servers: SimulationServers) -> None:
     simulation = servers.started()
-    wait_until(lambda: simulation.statuses[-1]["realTime"] > 0)
+    wait_until(lambda: latest(simulation, "realTime") > 0)
     simulation.command("paused")
-    wait_until(lambda: simulation.statuses[-1]["state"] == "paused")
+    wait_until(lambda: latest(simulation, "state") == "paused")
     count = len(simulation.statuses)
     wait_until(lambda: len(simulation.statuses) > count + 3)
     assert len({status["realTime"] for status in simulation.statuses[count:]}) == 1
@@ -103,7 +108,7 @@ def test_shutting_down_is_announced_and_its_end(servers: SimulationServers) -> N
     simulation = servers.started()
     simulation.command("stopped")
     simulation.await_end()
-    wait_until(lambda: simulation.progress[-1].get("done"))
+    wait_until(lambda: simulation.progress[-1:] == [{"task": "Shutting down", "done": True}])
     assert simulation.progress[-2:] == [
         {"task": "Shutting down", "subtask": "", "number_of_subtasks": 0, "subtask_index": 0, "block_ui": True},
         {"task": "Shutting down", "done": True},
@@ -114,7 +119,7 @@ def test_progress_is_not_retained_and_has_no_state(servers: SimulationServers) -
     simulation = servers.paused()
     messages = simulation.wire.on(simulation.topics.status(simulation.id))
     assert all("state" not in message.json for message in messages if "progress" in message.json)
-    wait_until(lambda: simulation.statuses and simulation.statuses[-1]["state"] == "paused")
+    wait_until(lambda: latest(simulation, "state") == "paused")
 
 
 # -- lifecycle -------------------------------------------------------------------------------------------------------
