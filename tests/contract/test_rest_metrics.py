@@ -181,6 +181,7 @@ def test_a_catalogue_that_fails_is_counted(installation: Installations, tmp_path
     folder = tmp_path / "catalogue"
     gateway = installation.gateway(catalogue_url=f"sqlite:///{folder}/c.sqlite")
     before = figure(gateway, "nrp_catalogue_errors_total")
+    gateway.gateway._caretaker.close()  # else it would open the database again meanwhile
     gateway.gateway.catalogue.close()
     for file in folder.iterdir():
         file.unlink()

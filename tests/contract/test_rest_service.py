@@ -61,6 +61,7 @@ def test_ready_takes_a_storage_that_asks_for_a_token(installation: Installations
 def test_ready_names_a_missing_catalogue(installation: Installations, tmp_path: Path) -> None:
     folder = tmp_path / "catalogue"
     gateway = installation.gateway(catalogue_url=f"sqlite:///{folder}/c.sqlite")
+    gateway.gateway._caretaker.close()  # else it would open the database again meanwhile
     gateway.gateway.catalogue.close()
     for file in folder.iterdir():
         file.unlink()
