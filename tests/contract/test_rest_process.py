@@ -63,7 +63,7 @@ class GatewayProcess:
     def answers(self) -> bool:
         try:
             return requests.get(f"{self.url}/health", timeout=5).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):  # it listens before it can answer
             return False
 
     def end(self, signal_number: int = signal.SIGTERM) -> int:
@@ -94,8 +94,8 @@ def start(broker: BrokerAddress, tmp_path_factory: pytest.TempPathFactory) -> It
 def serving(start: Start, broker: BrokerAddress) -> Iterator[Served]:
     gateway = start()
     launcher = FakeLauncher(broker, gateway.topics)
-    wait_until(gateway.answers, 20)
-    wait_until(lambda: requests.get(f"{gateway.url}/ready", timeout=5).ok)
+    wait_until(gateway.answers)
+    wait_until(lambda: requests.get(f"{gateway.url}/ready", timeout=40).ok)
     yield gateway, launcher
     launcher.bus.close(linger_s=0.1)
 
@@ -137,7 +137,7 @@ def test_reads_are_answered_while_many_launches_wait(served: Served) -> None:
     waiting = [threading.Thread(target=lambda: statuses.append(post(gateway).status_code)) for _ in range(40)]
     for each in waiting:
         each.start()
-    wait_until(lambda: launcher.running == 32)
+    wait_until(lambda: launcher.running == 32 and statuses == [503] * 8)
     start = time.monotonic()
     listed = requests.get(f"{gateway.url}/simulation?state=created", timeout=40).json()
     assert time.monotonic() - start < 2
