@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
+from werkzeug.test import TestResponse
 
 from nrp_common.lifecycle import SimulationEvent, SimulationState
 from nrp_common.messages import CommandEvent
 from nrp_gateway import caretaker, commands
 from tests.fakes import FakeLauncher
-from tests.gateways import Installations, RunningGateway
+from tests.gateways import Installations, RunningGateway, in_background
 from tests.mosquitto import Mosquitto
 from tests.waiting import wait_until
 
@@ -131,15 +131,17 @@ def test_command_under_way_when_the_broker_goes_is_503_that_says_so(
     broker_to_come: Mosquitto,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(commands._TIMEOUTS, CommandEvent.STARTED, 1.0)
+    monkeypatch.setitem(commands._TIMEOUTS, CommandEvent.STARTED, 3.0)
     gateway, launcher = on_a_broker_of_its_own
     simulation = launcher.simulations[gateway.launch()]
+    answers: list[TestResponse] = []
     try:
         broker_to_come.freeze()  # nobody has noticed anything yet
-        going = threading.Timer(0.2, broker_to_come.stop)
-        going.start()
-        answer = gateway.ask_state(simulation.id, "started")
-        going.join()
+        asking = in_background(lambda: answers.append(gateway.ask_state(simulation.id, "started")))
+        wait_until(lambda: gateway.gateway.bus._pending)
+        broker_to_come.stop()
+        asking.join()
+        (answer,) = answers
         assert (answer.status_code, answer.get_json()["type"]) == (503, "Server Error")
         assert f"The command 'started' to simulation {simulation.id} was not answered" in answer.get_json()["message"]
         assert str(broker_to_come.address) in answer.get_json()["message"]
