@@ -65,7 +65,7 @@ def test_stop_is_answered_when_the_launcher_has_said_its_last_word(
 
 
 def test_stop_that_fails_is_answered_with_failed(
-    gateway: RunningGateway, simulation: FakeSimulation, monkeypatch: pytest.MonkeyPatch
+    gateway: RunningGateway, simulation: FakeSimulation, monkeypatch: pytest.MonkeyPatch, always_in_time: None
 ) -> None:
     monkeypatch.setattr(commands, "ANSWERED_WITHIN_S", 0.1)
 
@@ -225,7 +225,7 @@ def test_stop_without_last_word_is_504_that_names_it(
 
 
 def test_stop_of_a_server_that_is_stuck_is_answered_when_the_launcher_killed_it(
-    gateway: RunningGateway, simulation: FakeSimulation, monkeypatch: pytest.MonkeyPatch
+    gateway: RunningGateway, simulation: FakeSimulation, monkeypatch: pytest.MonkeyPatch, always_in_time: None
 ) -> None:
     monkeypatch.setattr(commands, "ANSWERED_WITHIN_S", 0.1)
     simulation.on_command = lambda stuck, *_: threading.Timer(0.4, lambda: stuck.end(SimulationState.STOPPED)).start()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from nrp_common.errors import CommandTimeout
 from nrp_common.lifecycle import SimulationState
-from nrp_common.messages import Refusal, Reply
+from nrp_common.messages import Refusal, Reply, Request
 from nrp_gateway import launches
 from tests.fakes import FakeLauncher, created, failed
 from tests.gateways import Installations, RunningGateway
@@ -225,9 +226,10 @@ def test_launch_that_no_launcher_answers_is_503_and_leaves_no_record(
 
 
 def test_launch_that_was_taken_in_time_is_not_given_up_because_the_answer_is_late(
-    installation: Installations, monkeypatch: pytest.MonkeyPatch
+    installation: Installations, monkeypatch: pytest.MonkeyPatch, always_in_time: None
 ) -> None:
     monkeypatch.setattr(launches, "TAKEN_WITHIN_S", 0.3)
+    monkeypatch.setattr(launches, "UNDER_WAY_S", 20.0)
     monkeypatch.setattr(launches, "READY_WITHIN_S", 0.1)
     launcher = installation.launcher()
     gateway = installation.gateway()
@@ -254,10 +256,16 @@ def test_launch_whose_acceptance_was_lost_is_ended_by_a_verdict(
 def test_launch_whose_acceptance_was_lost_is_answered_when_the_simulation_itself_reports(
     installation: Installations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launches, "TAKEN_WITHIN_S", 0.5)
     launcher = installation.launcher()
     gateway = installation.gateway()
     gateway.await_launcher()
+
+    def request(topic: str, launch: Request, **_: object) -> Reply:
+        gateway.gateway.bus.tell(topic, launch)
+        wait_until(lambda: [each.state for each in gateway.gateway.mirror.live_and_recent()] == ["paused"])
+        raise CommandTimeout("the answer was lost")
+
+    monkeypatch.setattr(gateway.gateway.bus, "request", request)
     launcher.loses_answers = True
     answer = gateway.post("/simulation", {"experimentID": "demo"})
     assert (answer.status_code, answer.get_json()["state"]) == (201, "paused")
@@ -290,9 +298,9 @@ def test_more_waiting_launches_than_threads_can_bear_are_503(
     monkeypatch.setattr(gateway.gateway.launches, "_places", threading.BoundedSemaphore(1))
     launcher.on_launch = created
     waiting = threading.Thread(target=gateway.launch)
-    asked = len(launcher.launches)
+    taken = len(launcher.simulations)
     waiting.start()
-    wait_until(lambda: len(launcher.launches) > asked)
+    wait_until(lambda: len(launcher.simulations) > taken)
     answer = gateway.post("/simulation", {"experimentID": "demo"})
     assert (answer.status_code, answer.get_json()["type"]) == (503, "Server Error")
     assert "Retry-After" in answer.headers
