@@ -46,7 +46,7 @@ LARGEST_REPORT: Final = 256 * 1024
 
 CATALOGUE_RETRY_S: Final = 1.0
 
-WRITTEN_AFTER_S: Final = 0.05
+WRITTEN_AFTER_S: Final = 0.02
 """How long a state that is not final waits to be written, while only the bus retains it: whoever asked for it is
 answered first, and of several in a row the last is written. Commands take a tenth less."""
 
@@ -423,6 +423,13 @@ class Mirror:
         if message.target_state.is_final:
             if self.take(simulation_id, message):
                 self._noted.pop(simulation_id, None)
+            return
+        known = self._known_before(simulation_id, message)
+        if known is None:
+            return
+        if known.state is SimulationState.CREATED:
+            # Told when it is written: the owner of one that is ready may ask another gateway next, which reads it there.
+            self._write_state(simulation_id, message)
         elif self._note(simulation_id, message):
             self._write_later(simulation_id, message)
 

@@ -304,6 +304,20 @@ def test_report_is_written_once_the_catalogue_is_back(
     assert ready.seq == 1
 
 
+def test_simulation_is_not_told_to_be_ready_before_other_gateways_can_read_it(
+    mirror: Mirror, catalogue: Catalogue, bus: FakeBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "CATALOGUE_RETRY_S", 0.02)
+    record = add(catalogue)
+    mirror.add(record)
+    with unreachable(catalogue, monkeypatch) as tried:
+        bus.hear(TOPICS.lifecycle(record.id), report(record, SimulationEvent.INITIALIZED, 1))
+        assert tried.wait(10)
+        assert mirror.get(record.id) == record
+    ready = mirror.wait_for(record.id, lambda each: each.state is SimulationState.PAUSED, 10)
+    assert ready == catalogue.get(record.id)
+
+
 def test_an_answer_is_seen_at_once_and_written_once_the_catalogue_is_back(
     mirror: Mirror, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,12 +362,14 @@ def test_of_several_states_in_a_row_the_last_is_written(
     monkeypatch.setattr(catalogue, "report", lambda *report: [written.append(report[1].seq), write(*report)][1])
     record = add(catalogue)
     mirror.add(record)
-    for seq in range(1, 10, 2):
+    bus.hear(TOPICS.lifecycle(record.id), report(record, SimulationEvent.INITIALIZED, 1))
+    wait_until(lambda: written == [1])
+    for seq in range(2, 10, 2):
         bus.hear(TOPICS.lifecycle(record.id), report(record, SimulationEvent.PAUSED, seq))
         mirror.note_reply(record, Reply(state=SimulationState.STARTED, incarnation="i", seq=seq + 1))
-    assert mirror.live_and_recent()[0].seq == 10
+    assert mirror.live_and_recent()[0].seq == 9
     mirror.close()
-    assert written == [10]
+    assert written == [1, 9]
 
 
 def test_states_are_written_in_time_while_reports_keep_coming(
@@ -394,6 +410,7 @@ def test_an_answer_does_not_undo_a_verdict_that_another_gateway_wrote(mirror: Mi
 def test_mirror_closes_while_the_catalogue_is_away(
     catalogue: Catalogue, bus: FakeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mirror_module, "CATALOGUE_RETRY_S", 600)
     mirror = Mirror(catalogue, cast(Bus, bus), TOPICS)
     mirror.start()
     record = add(catalogue)
@@ -401,9 +418,7 @@ def test_mirror_closes_while_the_catalogue_is_away(
     with unreachable(catalogue, monkeypatch) as tried:
         bus.hear(TOPICS.lifecycle(record.id), report(record, SimulationEvent.INITIALIZED, 1))
         assert tried.wait(10)
-        start = time.monotonic()
-        mirror.close()
-        assert time.monotonic() - start < 1
+        mirror.close()  # or this test would take too long
 
 
 def test_status_of_unknown_simulations_is_not_kept(mirror: Mirror, bus: FakeBus) -> None:
