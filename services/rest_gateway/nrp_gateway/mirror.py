@@ -428,7 +428,7 @@ class Mirror:
         if known is None:
             return
         if known.state is SimulationState.CREATED:
-            # Told when it is written: the owner of one that is ready may ask another gateway next, which reads it there.
+            # Told when it is written: the owner of one that is ready may ask another gateway next, which reads it.
             self._write_state(simulation_id, message)
         elif self._note(simulation_id, message):
             self._write_later(simulation_id, message)

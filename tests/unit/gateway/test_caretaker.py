@@ -21,6 +21,7 @@ from nrp_common.messages import (
 )
 from nrp_common.topics import Topics
 from nrp_gateway import caretaker as caretaker_module
+from nrp_gateway import catalogue as catalogue_module
 from nrp_gateway.caretaker import ABSENCE_GRACE_S, CLEANING_DELAY_S, QUEUED_GRACE_S, RETAINED_LEAVES, Caretaker
 from nrp_gateway.catalogue import Catalogue, SimulationRecord
 from nrp_gateway.mirror import RECENT_S, Mirror
@@ -36,12 +37,10 @@ class Installation:
     """A caretaker whose clock a test moves, and a simulation that is paused."""
 
     def __init__(self, catalogue: Catalogue, mirror: Mirror, bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.passed = 0.0
-        monkeypatch.setattr(
-            caretaker_module,
-            "time",
-            SimpleNamespace(monotonic=lambda: 1000 + self.passed, time=lambda: time.time() + self.passed),
-        )
+        self.passed, now = 0.0, time.time()
+        clock = SimpleNamespace(monotonic=lambda: 1000 + self.passed, time=lambda: now + self.passed)
+        monkeypatch.setattr(caretaker_module, "time", clock)
+        monkeypatch.setattr(catalogue_module, "time", clock)
         self.catalogue, self.mirror, self.bus = catalogue, mirror, bus
         self.presences = Presences(TOPICS)
         self.presences.listen_to(cast(Bus, bus))
