@@ -75,11 +75,13 @@ def proxy(broker: BrokerAddress) -> Iterator[TcpProxy]:
 
 
 class Heard:
-    """What arrives on a topic filter."""
+    """What arrives on a topic filter, whoever publishes it from now on; on a bus that still connects, once it does."""
 
     def __init__(self, bus: Bus, topic_filter: str) -> None:
         self.messages: list[tuple[str, bytes]] = []
         bus.subscribe(topic_filter, lambda topic, payload: self.messages.append((topic, payload)))
+        if bus.is_connected:
+            bus.await_subscriptions(10)
 
     @property
     def payloads(self) -> list[bytes]:
@@ -94,6 +96,7 @@ class Server:
         self.taken: list[Command] = []
         self._answer = answer
         bus.serve(self.topic, Command, self._take)
+        bus.await_subscriptions(10)
 
     def _take(self, command: Command, responder: Responder) -> None:
         self.taken.append(command)
@@ -214,7 +217,7 @@ def test_a_subscription_that_is_not_confirmed_in_time_is_an_error(connect: MakeB
     bus = connect(fleeting_broker.address)
     bus.await_subscriptions(5)
     fleeting_broker.freeze()
-    Heard(bus, unique("data"))
+    bus.subscribe(unique("data"), lambda *_: None)
     with pytest.raises(BusUnavailable, match=r"confirmed no subscription within 0\.1 s"):
         bus.await_subscriptions(0.1)
     fleeting_broker.thaw()
@@ -307,10 +310,12 @@ def test_a_request_that_arrives_again_is_answered_again_and_executed_once(make_b
 
 def test_a_request_that_nobody_acknowledges_goes_out_four_times(make_bus: MakeBus) -> None:
     bus, topic = make_bus(), unique("command")
-    heard = Heard(bus, topic)
-    with pytest.raises(CommandTimeout, match=rf"A request on {topic} got no answer within 1\.5 s"):
-        make_bus(asks=True).request(topic, command(), timeout=1.5)
-    assert len(heard.payloads) == 4
+    heard, asker = Heard(bus, topic), make_bus(asks=True)
+    with pytest.raises(CommandTimeout, match=rf"A request on {topic} got no answer within 3 s"):
+        asker.request(topic, command(), timeout=3)
+    asker.publish(topic, b"end")
+    wait_until(lambda: b"end" in heard.payloads)
+    assert len(heard.payloads) == 4 + 1
 
 
 def test_a_request_with_a_short_time_out_is_not_sent_after_it(make_bus: MakeBus) -> None:
@@ -325,8 +330,8 @@ def test_a_request_with_a_short_time_out_is_not_sent_after_it(make_bus: MakeBus)
 
 def test_a_request_that_was_accepted_and_never_carried_out_says_so(make_bus: MakeBus) -> None:
     server = Server(make_bus(), Responder.accept)
-    with pytest.raises(CommandTimeout, match=r"was accepted but not carried out within 0\.2 s"):
-        make_bus(asks=True).request(server.topic, command(), timeout=0.2)
+    with pytest.raises(CommandTimeout, match=r"was accepted but not carried out within 2 s"):
+        make_bus(asks=True).request(server.topic, command(), timeout=2)
 
 
 def test_a_request_whose_asker_has_given_up_is_not_executed(make_bus: MakeBus) -> None:
@@ -407,8 +412,9 @@ def test_a_broker_that_is_not_there_is_named_with_the_reason() -> None:
     port = free_port()
     bus = Bus(BrokerAddress("127.0.0.1", port), "test", reply_topic="reply")
     bus.start()
+    wait_until(lambda: bus._obstacle)
     with pytest.raises(BusUnavailable, match=rf"The MQTT broker at 127.0.0.1:{port} cannot be reached: .*refused"):
-        bus.wait_until_connected(0.5)
+        bus.wait_until_connected(0)
     with pytest.raises(BusUnavailable, match="no connection"):
         bus.request("topic", command(), timeout=5)
     bus.close()
@@ -421,8 +427,9 @@ def test_a_broker_that_refuses_the_credentials_is_quoted(tmp_path: Path) -> None
         BrokerAddress(mosquitto.address.host, mosquitto.address.port, username="somebody", password="wr0ng"), "test"
     )
     bus.start()
+    wait_until(lambda: bus._obstacle)
     with pytest.raises(BusUnavailable, match="Not authorized") as refusal:
-        bus.wait_until_connected(1)
+        bus.wait_until_connected(0)
     bus.close()
     mosquitto.stop()
     assert "wr0ng" not in str(refusal.value) + repr(bus.broker)
@@ -458,6 +465,7 @@ def test_subscriptions_and_retained_states_survive_a_broker_that_forgot_them(
     wait_until(lambda: not bus.is_connected)
     fleeting_broker.start()
     bus.wait_until_connected(10)
+    bus.await_subscriptions(10)
     other = connect(fleeting_broker.address)
     retained = Heard(other, topic)
     other.publish(topic + "/subscribed", b"heard")
@@ -562,14 +570,11 @@ def test_what_is_published_at_qos_1_while_the_broker_is_away_arrives(
     heard = Heard(listener, topic)
     fleeting_broker.stop()
     wait_until(lambda: not bus.is_connected and not listener.is_connected)
-    # The listener must be back first: nobody keeps messages for who is away.
-    back = threading.Event()
-    listener._on_connected = back.set
     late = Bus(fleeting_broker.address, "late")
     for number in range(100):
         late.publish(topic, b"%d" % number, qos=1)
     fleeting_broker.start()
-    wait_until(back.is_set)
+    listener.await_subscriptions(30)  # nobody keeps messages for who is away
     late.start()
     wait_until(lambda: len(set(heard.payloads)) == 100)
     late.close()
@@ -636,6 +641,7 @@ def test_messages_that_nobody_has_time_for_are_counted(make_bus: MakeBus, monkey
     bus, topic = make_bus(), unique("status")
     go_on = threading.Event()
     bus.subscribe(topic, lambda *_: bool(go_on.wait(10)), qos=0)
+    bus.await_subscriptions(10)
     other = make_bus()
     Heard(other, topic)
     for _ in range(10):
@@ -671,7 +677,7 @@ def test_publishing_never_blocks_while_the_broker_is_frozen(connect: MakeBus, fl
         bus.publish(topic, bytes(10_000), qos=1)
         slowest = max(slowest, time.perf_counter() - start)
     fleeting_broker.thaw()
-    assert slowest < 1.0
+    assert slowest < 3.0
 
 
 def test_closing_ends_within_its_time_while_the_broker_is_frozen(connect: MakeBus, fleeting_broker: Mosquitto) -> None:
@@ -732,7 +738,7 @@ def test_what_is_streamed_while_the_broker_is_away_arrives_when_it_is_back(
     assert all(bus.stream(topic, b"%d" % number) for number in range(200))
     monkeypatch.undo()
     fleeting_broker.start()
-    wait_until(lambda: b"199" in heard.payloads or listener.is_connected, 20)
+    listener.await_subscriptions(20)
     bus.stream(topic, b"last")
     wait_until(lambda: b"last" in heard.payloads, 20)
 
