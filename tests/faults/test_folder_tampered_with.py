@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
+from nrp_simserver import processes
 from tests.launchers import RunningLauncher
+from tests.waiting import wait_until
 
 GOING_ON = "\nimport time\nwhile True:\n    nrp.run_loop()\n    time.sleep(0.01)\n"
 
@@ -38,6 +42,23 @@ def test_simulation_whose_whole_folder_is_deleted_fails_for_that(launcher: Runni
     final = simulation.await_final()
     assert (final["event"], final["source_state"], final["seq"]) == ("failed", "started", 3)
     assert "folder was deleted" in final["reason"]
+    simulation.assert_nothing_is_left()
+
+
+def test_stop_that_the_launcher_hears_of_after_the_end_is_a_stop_also_without_a_journal(
+    launcher: RunningLauncher,
+) -> None:
+    simulation = launcher.started(JOURNAL_TAMPERED_WITH["a folder"] + GOING_ON)
+    simulation.await_steps()
+    server = simulation.server
+    launcher.process.send_signal(signal.SIGSTOP)
+    try:
+        assert simulation.command("stopped").error is None
+        wait_until(lambda: processes.has_ended(server))
+    finally:
+        launcher.process.send_signal(signal.SIGCONT)
+    final = simulation.await_final()
+    assert (final["event"], final["source_state"], final["reason"]) == ("stopped", "started", None)
     simulation.assert_nothing_is_left()
 
 

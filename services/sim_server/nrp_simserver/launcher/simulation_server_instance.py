@@ -435,6 +435,8 @@ class SimulationServerInstance:
         if self.record.intention is None and not self.folder.path.is_dir():
             reason = f"{FOLDER_GONE}; {ended.how}"
             self.record.intention = Intention(event=SimulationEvent.FAILED, reason=reason)
+        if self.folder.read_journal().seq < journal.seq:
+            self._hear_of_a_stop()
         if self.record.intention is None and is_own_end and not journal.stopping:
             excess = self._limits.excess_at_the_end()
             if excess is not None:  # it did not live to be ended for it
@@ -442,6 +444,12 @@ class SimulationServerInstance:
                 reason = f"{excess.reason}; {journal.error or ended.how}"
                 self.record.intention = Intention(event=SimulationEvent.FAILED, reason=reason)
         return verdict_on(self.record, self.folder, ended.how, by_placement=ended.by_placement)
+
+    def _hear_of_a_stop(self) -> None:
+        """Leave a stop the time to arrive that a server may have ended for: its journal, which would tell, is lost."""
+        heard_by = time.monotonic() + HEARD_WITHIN_S
+        while self.record.intention is None and time.monotonic() < heard_by:
+            self._next_news()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
