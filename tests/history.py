@@ -114,7 +114,12 @@ class History:
     def chain(self, simulation_id: int) -> list[str]:
         """The states that a simulation went through, `created` first."""
         told = {message["seq"]: message for message, _ in self.lifecycle().get(simulation_id, [])}
-        return ["created", *(told[seq]["target_state"] for seq in sorted(told))]
+        states = ["created"]
+        for seq in sorted(told):
+            if told[seq]["source_state"] != states[-1]:  # a transition was told before the subscriber was back, too
+                states.append(told[seq]["source_state"])
+            states.append(told[seq]["target_state"])
+        return states
 
     def _chains(self) -> Iterator[str]:
         for simulation_id, messages in self.lifecycle().items():

@@ -51,7 +51,7 @@ class Jobs:
             **{
                 "setup": simulation.setup,
                 "limits": {},
-                "stop_grace_s": 2.0,
+                "stop_grace_s": 20.0,
                 "orphaned_s": 600.0,
                 "heartbeat": self.heartbeat,
                 **fields,

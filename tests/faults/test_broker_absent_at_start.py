@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.gateways import Installations
 from tests.launchers import Launchers
 from tests.mosquitto import Mosquitto
@@ -25,6 +27,7 @@ def test_launcher_waits_and_takes_launches_when_it_appears(launchers: Launchers,
     assert simulation.await_final()["event"] == "stopped"
 
 
+@pytest.mark.alone
 def test_launcher_that_waits_ends_at_once_when_told_to(launchers: Launchers, mosquitto: Mosquitto) -> None:
     launcher = launchers.unstarted(broker=mosquitto.address)
     mosquitto.stop()

@@ -129,6 +129,7 @@ def test_command_meanwhile_is_refused_as_unreachable(outage: Outage) -> None:
     assert outage.answer_meanwhile == 503
 
 
+@pytest.mark.alone
 def test_states_are_right_afterwards(outage: Outage) -> None:
     for simulation, state in (
         (outage.counting, "started"),
