@@ -92,7 +92,8 @@ def _health(
         )
         return
     if reply.health is not None:
-        yield from _clock(name, reply.health.time - (asked_at + time.time()) / 2)
+        answered_at = time.time()
+        yield _clock(name, reply.health.time - (asked_at + answered_at) / 2, (answered_at - asked_at) / 2)
         yield from _disk(name, reply.health)
 
 
@@ -105,15 +106,15 @@ def _version(name: str, theirs: str, expected: str) -> Iterator[Finding]:
         )
 
 
-def _clock(name: str, skew_s: float) -> Iterator[Finding]:
+def _clock(name: str, skew_s: float, uncertain_s: float) -> Finding:
+    surely_s = abs(skew_s) - uncertain_s
     shown = f"{abs(skew_s):.2f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's"
     advice = "Have both machines keep time (chrony, systemd-timesyncd): requests carry a deadline."
-    if abs(skew_s) < SKEW_S:
-        yield Finding.ok(f"clock of {name}", "agrees with this machine's")
-    elif abs(skew_s) < HARMFUL_SKEW_S:
-        yield Finding.warning(f"clock of {name}", shown, advice)
-    else:
-        yield Finding.problem(f"clock of {name}", f"{shown}: launches and commands are taken for late", advice)
+    if surely_s < SKEW_S:
+        return Finding.ok(f"clock of {name}", "agrees with this machine's")
+    if surely_s < HARMFUL_SKEW_S:
+        return Finding.warning(f"clock of {name}", shown, advice)
+    return Finding.problem(f"clock of {name}", f"{shown}: launches and commands are taken for late", advice)
 
 
 def _disk(name: str, health: LauncherHealth) -> Iterator[Finding]:

@@ -212,6 +212,17 @@ def test_clocks_that_disagree_are_told_with_how_much(skew_s: float, verdict: Ver
         assert ("ahead of" if skew_s > 0 else "behind") in clock.message
 
 
+def test_a_launcher_that_is_slow_to_answer_is_not_blamed_for_its_clock(
+    targets: Targets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> Reply:
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 3)  # when it arrives
+        return Reply(health=health(time=now))
+
+    assert verdicts(of_launchers(view(answer=answer), targets))["clock of lab-1"] is Verdict.OK
+
+
 @pytest.mark.parametrize(
     ("free", "verdict"),
     [(100 * GIGABYTE, Verdict.OK), (2 * GIGABYTE, Verdict.WARNING), (GIGABYTE // 10, Verdict.PROBLEM)],
