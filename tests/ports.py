@@ -15,7 +15,7 @@ BLOCKS = 11
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 at which nobody listens, and which nobody else in this run of the tests gets."""
+    """A port of 127.0.0.1 at which nobody listens, and which no other test gets."""
     return free_ports(1)[0]
 
 
@@ -27,15 +27,26 @@ def free_ports(number: int) -> list[int]:
             return row
 
 
-def _block() -> Iterator[int]:
-    """The ports of this worker, over and over, not always from the same one on: there may be another run."""
+def _own_block() -> Iterator[int]:
+    """The ports of a block that no other process of tests has, in this run or another one; over and over."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = FIRST + worker % BLOCKS * BLOCK
-    skipped = random.randrange(BLOCK)
-    return itertools.islice(itertools.cycle(range(first, first + BLOCK)), skipped, None)
+    with socket.socket(socket.AF_UNIX) as mark:
+        number = next((each for each in range(worker, worker + BLOCKS) if _marks(mark, each % BLOCKS)), worker)
+        first = FIRST + number % BLOCKS * BLOCK
+        skipped = random.randrange(BLOCK)  # should all be taken, not the same ports as others
+        yield from itertools.islice(itertools.cycle(range(first, first + BLOCK)), skipped, None)
 
 
-_ports = _block()
+def _marks(mark: socket.socket, block: int) -> bool:
+    """Mark a block as taken, for as long as the mark is open. Returns whether nobody else did."""
+    try:
+        mark.bind(f"\0nrp-tests/ports/{block}")  # no file: it goes with its process, and is of a network, as ports are
+    except OSError:
+        return False
+    return True
+
+
+_ports = _own_block()
 
 
 def _is_free(port: int) -> bool:
