@@ -85,7 +85,7 @@ def test_launch_beyond_the_capacity_is_refused_as_full_until_a_place_is_free(sma
     refused = small_launcher.ask_launch(1_000_001, first.experiment)
     assert (refused.refusal, refused.state) == (Refusal.FULL, None)
     assert "it takes 1" in str(refused.error)
-    assert small_launcher.presences[-1].json["running"] == 1
+    wait_until(lambda: small_launcher.presences[-1].json["running"] == 1)
     first.command("stopped")
     first.await_final()
     second = small_launcher.paused()
@@ -178,7 +178,7 @@ if os.fork() == 0:
 """
     simulation = launcher.started(script)
     simulation.await_transition("completed")
-    assert len(simulation.processes()) >= 4
+    wait_until(lambda: len(simulation.processes()) >= 4)
     simulation.command("stopped")
     simulation.await_final()
     simulation.assert_nothing_is_left()

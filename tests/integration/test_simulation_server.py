@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import threading
 import time
+import uuid
 
 import pytest
 
@@ -22,12 +24,31 @@ while True:
 """
 
 
+WHEN_TOLD = """
+import os, time
+while not os.path.exists("go on"):
+    time.sleep(0.01)
+"""
+
+
+def tell_to_go_on(simulation: RunningSimulation) -> None:
+    (simulation.folder.experiment / "go on").touch()
+
+
 def simulation_time(simulation: RunningSimulation) -> float:
-    return float(simulation.statuses[-1]["simulationTime"])
+    return float(simulation.statuses[-1]["simulationTime"]) if simulation.statuses else 0.0
+
+
+def catch_up(simulation: RunningSimulation) -> None:
+    """Wait until all has arrived that was under way: answers to commands come over another connection."""
+    topic = f"test/{uuid.uuid4().hex}"
+    simulation.wire.publish(topic, b"")
+    wait_until(lambda: simulation.wire.on(topic))
 
 
 def assert_stands_still(simulation: RunningSimulation) -> None:
     """Three further status messages show the same time."""
+    catch_up(simulation)
     count = len(simulation.statuses)
     wait_until(lambda: len(simulation.statuses) >= count + 2)
     before, count = simulation_time(simulation), len(simulation.statuses)
@@ -51,14 +72,14 @@ def test_started_it_runs_its_script_to_the_end(servers: SimulationServers) -> No
     assert reply.incarnation == simulation.setup.incarnation
     simulation.assert_transitions(["initialized", "started", "completed"])
     assert "the script ends" in simulation.log
-    wait_until(lambda: simulation.statuses[-1]["state"] == "completed")
+    wait_until(lambda: [each["state"] for each in simulation.statuses[-1:]] == ["completed"])
     assert simulation_time(simulation) == pytest.approx(0.05)
 
 
 def test_an_uncaught_timeout_completes(servers: SimulationServers) -> None:
     simulation = servers.started(TO_THE_TIMEOUT, configuration={"SimulationTimeout": 0.505})
     simulation.await_transition("completed")
-    wait_until(lambda: simulation.statuses[-1]["state"] == "completed")
+    wait_until(lambda: [each["state"] for each in simulation.statuses[-1:]] == ["completed"])
     assert simulation_time(simulation) == pytest.approx(0.5)
     assert simulation.statuses[-1]["simulationTimeLeft"] == pytest.approx(0.005)
     assert simulation.errors == []
@@ -102,11 +123,10 @@ def test_pause_takes_effect_within_run_until_timeout(servers: SimulationServers)
 
 
 def test_a_script_that_ends_while_paused_completes_when_started_again(servers: SimulationServers) -> None:
-    simulation = servers.started(
-        "import time\nnrp.run_loop()\nprint('last step')\ntime.sleep(0.3)\nprint('script over')"
-    )
+    simulation = servers.started(f"nrp.run_loop()\nprint('last step')\n{WHEN_TOLD}print('script over')")
     wait_until(lambda: "last step" in simulation.log)
     assert simulation.command("paused").state == "paused"
+    tell_to_go_on(simulation)
     wait_until(lambda: "script over" in simulation.log)
     assert_stands_still(simulation)
     simulation.assert_transitions(["initialized", "started", "paused"])
@@ -126,17 +146,22 @@ def test_step_advances_by_so_many_timesteps_and_is_answered_when_paused_again(se
 
 def test_who_is_answered_finds_the_times_as_the_command_left_them(servers: SimulationServers) -> None:
     simulation = servers.paused(TO_THE_TIMEOUT, status_interval_s=600.0)
+    known: set[str] = set()  # the requests that were answered already, which may be once more
+
+    def is_answer(seen: Seen) -> bool:
+        return (
+            seen.topic.endswith("/reply")
+            and seen.json.get("state") is not None
+            and seen.json["correlation"] not in known
+        )
+
     for command, seconds in (("step", 0.01), ("step", 0.02), ("reset", 0.0)):
-        simulation.wire.seen.clear()
         assert simulation.command(command).state == "paused"
         wait_until(lambda: any(map(is_answer, simulation.wire.seen)))
         before = list(itertools.takewhile(lambda seen: not is_answer(seen), simulation.wire.seen))
         statuses = [seen.json for seen in before if seen.topic == simulation.topics.status(simulation.id)]
         assert statuses[-1]["simulationTime"] == pytest.approx(seconds)
-
-
-def is_answer(seen: Seen) -> bool:
-    return seen.topic.endswith("/reply") and seen.json.get("state") is not None
+        known.update(seen.json["correlation"] for seen in filter(is_answer, list(simulation.wire.seen)))
 
 
 def test_step_takes_effect_within_a_call_for_many_steps(servers: SimulationServers) -> None:
@@ -152,18 +177,14 @@ def test_step_is_answered_completed_when_the_script_ends_before(servers: Simulat
 
 
 def test_started_during_a_step_lets_it_run_on(servers: SimulationServers) -> None:
-    simulation = servers.paused(
-        "import time\nnrp.run_loop()\nprint('first', flush=True)\ntime.sleep(0.4)\nwhile True: nrp.run_loop()"
-    )
-    asked = simulation.command
-    import threading
-
+    simulation = servers.paused(f"nrp.run_loop()\nprint('first', flush=True)\n{WHEN_TOLD}while True: nrp.run_loop()")
+    simulation.command("paused")  # which makes the connection that both threads ask over
     answers = []
-    step = threading.Thread(target=lambda: answers.append(asked("step", iterations=3)))
-    asked("paused")
+    step = threading.Thread(target=lambda: answers.append(simulation.command("step", iterations=3)))
     step.start()
     wait_until(lambda: "first" in simulation.log)
-    assert asked("started").state == "started"
+    assert simulation.command("started").state == "started"
+    tell_to_go_on(simulation)
     step.join()
     assert answers[0].state == "started"
     wait_until(lambda: simulation_time(simulation) > 0.05)
@@ -194,8 +215,7 @@ def test_after_a_reset_the_script_begins_again_with_fresh_globals(servers: Simul
     wait_until(lambda: simulation_time(simulation) > 0)
     simulation.command("reset")
     simulation.command("started")
-    wait_until(lambda: simulation_time(simulation) > 0)
-    assert simulation.log.count("False") == 2
+    wait_until(lambda: simulation.log.count("False") + simulation.log.count("True") == 2)
     assert "True" not in simulation.log
 
 
@@ -227,6 +247,7 @@ def test_a_reset_that_fails_fails_the_simulation(servers: SimulationServers) -> 
 def test_whatever_an_error_says_it_is_told(words: str, servers: SimulationServers) -> None:
     simulation = servers.started(f"raise ValueError({words})")
     simulation.await_failure()
+    wait_until(lambda: simulation.errors)
     (error,) = simulation.errors
     assert error["msg"].startswith("ValueError in main script (Line 1): ")
     assert len(error["msg"]) < 5_000
@@ -254,6 +275,7 @@ def test_an_engine_that_fails_in_shutting_down_is_reported_and_stopped_all_the_s
     simulation.command("stopped")
     simulation.await_end()
     assert simulation.journal.stopping
+    wait_until(lambda: simulation.errors)
     (error,) = simulation.errors
     assert error["msg"] == "ValueError in engine.py (Line 16): not like this"
     assert (error["fileName"], error["line_number"]) == ("engine.py", 16)
@@ -302,7 +324,7 @@ def test_a_command_that_the_state_does_not_allow_is_refused(
 
 
 def test_nothing_but_a_stop_is_obeyed_before_it_is_initialised(servers: SimulationServers) -> None:
-    simulation = servers.launch(engine="import time\nprint('waiting', flush=True)\ntime.sleep(0.5)\n" + ENGINE)
+    simulation = servers.launch(engine="import time\nprint('waiting', flush=True)\ntime.sleep(60)\n" + ENGINE)
     wait_until(lambda: simulation.folder.log.exists() and "waiting" in simulation.log)
     for command in ("started", "paused", "reset", "step"):
         assert simulation.command(command).refusal is Refusal.INVALID
@@ -324,7 +346,7 @@ def test_it_can_be_run_from_a_file_and_ended_by_a_signal(servers: SimulationServ
         [sys.executable, "-m", "nrp_simserver.server.simulation_server", str(simulation.setup.folder / "setup.json")]
     )
     try:
-        simulation.await_transition("initialized", timeout=20)
+        simulation.await_transition("initialized")
         process.terminate()
         assert process.wait(10) == 0
     finally:
