@@ -9,7 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from nrp_simserver.server.gate import Gate, SimulationEnding, SimulationReset, SimulationStopped
+from nrp_simserver.server import interruption as interruption_module
+from nrp_simserver.server.gate import Gate, SimulationReset, SimulationStopped
 from nrp_simserver.server.interruption import Interruption
 from tests.waiting import wait_until
 
@@ -23,41 +24,39 @@ def gate() -> Gate:
 def interruption(gate: Gate) -> Iterator[Interruption]:
     usual = signal.getsignal(signal.SIGUSR1)
     yield Interruption(gate, _no_last_resort)
+    wait_until(lambda: not insisting())  # the last signal of whom would end this process
     signal.signal(signal.SIGUSR1, usual)
-    wait_until(lambda: not insisting())
 
 
 def test_code_that_does_not_come_to_the_gate_is_interrupted(gate: Gate, interruption: Interruption) -> None:
-    with interruption.of_user_code():
-        gate.end(SimulationStopped)
-        interruption.insist()
-        assert_interrupted(SimulationStopped)
+    with pytest.raises(SimulationStopped):
+        hang(gate, interruption, SimulationStopped)
 
 
-def test_of_several_who_ask_for_a_stop_one_insists(gate: Gate, interruption: Interruption) -> None:
-    with interruption.of_user_code():
-        gate.end(SimulationStopped)
-        for _ in range(3):
-            interruption.insist()
-        assert len(insisting()) == 1
-        assert_interrupted(SimulationStopped)
+def test_of_several_who_ask_for_a_stop_one_insists(
+    gate: Gate, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption_module, "GRACE_S", 3.0)  # longer than it takes to count
+    insistent: list[int] = []
+    with pytest.raises(SimulationStopped):
+        hang(gate, interruption, *[SimulationStopped] * 3, insistent=insistent)
+    assert insistent[-1] == 1
 
 
-def test_a_stop_is_insisted_on_although_a_reset_is_already(gate: Gate, interruption: Interruption) -> None:
-    with interruption.of_user_code():
-        for ending in (SimulationReset, SimulationStopped):
-            gate.end(ending)
-            interruption.insist()
-        assert len(insisting()) == 2
-        assert_interrupted(SimulationStopped)
+def test_a_stop_is_insisted_on_although_a_reset_is_already(
+    gate: Gate, interruption: Interruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption_module, "GRACE_S", 3.0)
+    insistent: list[int] = []
+    with pytest.raises(SimulationStopped):
+        hang(gate, interruption, SimulationReset, SimulationStopped, insistent=insistent)
+    assert insistent == [1, 2]
 
 
 def test_code_is_interrupted_each_time_it_runs(gate: Gate, interruption: Interruption) -> None:
     for _ in range(2):
-        with interruption.of_user_code():
-            gate.end(SimulationReset)
-            interruption.insist()
-            assert_interrupted(SimulationReset)
+        with pytest.raises(SimulationReset):
+            hang(gate, interruption, SimulationReset)
         gate.renew()
 
 
@@ -67,8 +66,19 @@ def test_nothing_is_interrupted_when_nothing_is_to_end(interruption: Interruptio
         assert insisting() == []
 
 
-def assert_interrupted(ending: type[SimulationEnding]) -> None:
-    with pytest.raises(ending):
+def hang(
+    gate: Gate,
+    interruption: Interruption,
+    *endings: type[SimulationStopped | SimulationReset],
+    insistent: list[int] | None = None,
+) -> None:
+    """Run user code that does not come to the gate, and is told to end; note how many insist on it each time."""
+    with interruption.of_user_code():
+        for ending in endings:
+            gate.end(ending)
+            interruption.insist()
+            if insistent is not None:
+                insistent.append(len(insisting()))
         threading.Event().wait(30)
 
 
