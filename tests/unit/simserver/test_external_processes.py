@@ -40,7 +40,8 @@ def test_program_runs_in_the_experiments_folder_with_its_environment(
 ) -> None:
     command = program("sh", "-c", 'echo "$PWD $ROBOT" > said; sleep 600', EnvParams=["ROBOT=hbp arm"])
     external.start([command], tmp_path)
-    assert (tmp_path / "said").read_text() == f"{tmp_path} hbp arm\n"
+    said = tmp_path / "said"
+    wait_until(lambda: said.exists() and said.read_text() == f"{tmp_path} hbp arm\n")
     external.check()
 
 
@@ -57,7 +58,9 @@ def test_program_that_does_not_end_is_killed(
 ) -> None:
     monkeypatch.setattr("nrp_simserver.server.external_processes.ENDING_S", 0.1)
     before = set(children())
-    external.start([program("sh", "-c", "trap '' TERM; while true; do sleep 1; done", name="deaf")], tmp_path)
+    deaf = "trap '' TERM; touch deaf; while true; do sleep 1; done"
+    external.start([program("sh", "-c", deaf, name="deaf")], tmp_path)
+    wait_until((tmp_path / "deaf").exists)
     external.end()
     wait_until(lambda: not set(children()) - before)
     assert "'deaf' did not end when asked to" in caplog.text
@@ -77,27 +80,30 @@ def test_program_that_is_missing_is_named(external: ExternalProcesses, tmp_path:
     ],
 )
 def test_program_that_fails_at_once_is_named_with_how_it_ended(
-    external: ExternalProcesses, tmp_path: Path, script: str, ending: str
+    external: ExternalProcesses, tmp_path: Path, script: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nrp_simserver.server.external_processes.SETTLING_S", 30.0)  # on a busy machine
     with pytest.raises(ExperimentError, match=f"'beside' {ending}"):
         external.start([program("sh", "-c", script)], tmp_path)
 
 
 def test_program_dies_with_whoever_started_it(tmp_path: Path) -> None:
     source = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from nrp_simserver.cores.configuration import ExternalProcess
 from nrp_simserver.server.external_processes import ExternalProcesses
 
-start = ["-c", "echo $$; exec sleep 600"]
+start = ["-c", "echo $$ > new; mv new pid; exec sleep 600"]
 beside = ExternalProcess.model_validate({"ProcName": "beside", "ProcCmd": "sh", "ProcStartParams": start})
 ExternalProcesses().start([beside], Path.cwd())
+while not Path("pid").exists():
+    time.sleep(0.01)
 os.kill(os.getpid(), 9)
 """
-    ended = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, check=False)
     assert ended.returncode == -signal.SIGKILL
-    wait_until(lambda: not psutil.pid_exists(int(ended.stdout)))
+    wait_until(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())))
 
 
 @pytest.mark.alone
