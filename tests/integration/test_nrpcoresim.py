@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import grpc
@@ -29,6 +30,7 @@ from nrp_common.bus import BrokerAddress
 from nrp_common.errors import CallNotAllowed, CoreFailed, CoreLost, CoreNotReady, EngineUnavailable
 from nrp_simserver import processes
 from nrp_simserver.cores.embedded import EmbeddedCore
+from nrp_simserver.cores.nrpcoresim import core as core_module
 from nrp_simserver.cores.nrpcoresim import program as programs
 from nrp_simserver.cores.nrpcoresim.console_log import LOG
 from nrp_simserver.cores.nrpcoresim.core import NRPCoreSim
@@ -36,6 +38,7 @@ from nrp_simserver.cores.nrpcoresim.options import NRPCoreSimOptions
 from nrp_simserver.cores.nrpcoresim.overrides import data_transfer_overrides
 from tests.brokers import plain_port
 from tests.nrpcoresim import CALLS, behave, calls, dump, engines, install
+from tests.ports import free_port
 from tests.simulation_servers import SimulationServers, Wire
 from tests.waiting import wait_until
 
@@ -252,10 +255,17 @@ def test_calls_that_the_state_does_not_allow_are_connection_errors(launch: Launc
     core.run_loop()
 
 
-def test_many_quick_steps_are_few_calls_none_of_which_takes_long(launch: Launch, folder: Path) -> None:
-    core = started(launch(step_s=0.01))
+def test_many_quick_steps_are_few_calls_none_of_which_takes_long(
+    launch: Launch, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps_of_calls() -> list[int]:
+        return [details["steps"] for call, details in calls(folder) if call == "runLoop"]
+
+    core = started(launch())
+    ten_milliseconds_a_step = SimpleNamespace(perf_counter=lambda: 0.01 * sum(steps_of_calls()))
+    monkeypatch.setattr(core_module, "time", ten_milliseconds_a_step)
     core.run_loop(40)
-    steps = [details["steps"] for call, details in calls(folder) if call == "runLoop"]
+    steps = steps_of_calls()
     assert sum(steps) == 40
     assert steps[:3] == [1, 2, 4]
     assert max(steps) <= 10
@@ -286,8 +296,8 @@ def test_a_slow_start_is_waited_for(launch: Launch) -> None:
 
 
 def test_a_start_that_takes_too_long_is_a_timeout_and_leaves_nothing_running(launch: Launch, folder: Path) -> None:
-    core = launch(start_s=60.0, timeout=2.0)
-    with pytest.raises(CoreNotReady, match=r"within 2 s; the end of .console_output.log:\nNRPCoreSim starts") as caught:
+    core = launch(start_s=60.0, timeout=6.0)
+    with pytest.raises(CoreNotReady, match=r"within 6 s; the end of .console_output.log:\nNRPCoreSim starts") as caught:
         core.initialize()
     assert isinstance(caught.value, TimeoutError)
     assert core.current_state() == "Failed"
@@ -533,9 +543,7 @@ def test_launched_in_a_thread_it_outlives_that(launch: Launch) -> None:
 def running(launch: Launch, folder: Path, program: Path) -> Iterator[Running]:
     """A server that somebody else started."""
     launch()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     command = [program, "-c", "simulation_config.json", "-m", "server", "--server_address", address]
     options = ["--logoutput=all", "--logfilename=.console_output.log"]
     with subprocess.Popen([*command, *options], cwd=folder) as server:
@@ -614,7 +622,7 @@ def simulation_fields(program: Path) -> dict[str, Any]:
 def test_a_simulation_server_runs_an_experiment_with_it(servers: SimulationServers, program: Path) -> None:
     simulation = servers.paused("nrp.run_loop(1000)", **simulation_fields(program))
     assert simulation.command("step", iterations=3).state == "paused"
-    wait_until(lambda: simulation.statuses[-1]["simulationTime"] == pytest.approx(0.03))
+    wait_until(lambda: [each["simulationTime"] for each in simulation.statuses[-1:]] == pytest.approx([0.03]))
     simulation.command("started")
     simulation.await_transition("completed")
     folder = simulation.folder.experiment

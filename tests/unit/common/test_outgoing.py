@@ -104,11 +104,11 @@ def test_a_broker_that_takes_nothing_is_waited_for_once(
 
 
 def test_a_broker_that_is_slow_is_waited_for_longer(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(outgoing_module, "PATIENCE_S", 2.0)
     stream.send(PACED_MESSAGES)
     waiting = stream.send_in_background()
     for _ in range(PACED_MESSAGES // 2 - 1):
-        waiting.join(0.03)
+        waiting.join(0.1)
         stream.acknowledge(1)
     assert waiting.is_alive()
     stream.acknowledge(1)
