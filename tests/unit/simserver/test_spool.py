@@ -158,7 +158,7 @@ def test_refused_archives_are_tried_at_once_with_a_new_token_of_their_owner(
     put(spool)
     spool.try_again_later(7, refusal())
     spool.learn_token("owner", "new")
-    wait_until(lambda: spools.stored_late, 2)
+    wait_until(lambda: spools.stored_late)
     assert storage.tokens[0] == "new"
 
 
