@@ -70,9 +70,6 @@ MOST_UNACKNOWLEDGED = 20
 MOST_UNHANDLED = 10_000
 """How many messages wait for their handlers; of further ones those at QoS 0 are dropped, as anybody may flood a bus."""
 
-HEARD_WITHIN_S = 1.0
-"""How long a broker that is back may take to tell what it retains, before this process says its own state again."""
-
 NO_ANSWER = "Keep alive timeout"
 """How paho calls it when a broker that was connected to says nothing at all."""
 
@@ -265,6 +262,8 @@ class Bus:
         self._handlers: dict[str, tuple[int, Callable[[mqtt.MQTTMessage], None]]] = {}
         self._retained: dict[str, bytes] = {}
         self._said_at_first: set[str] | None = set()  # of these, while the first connection is being made
+        self._said_before_the_rest: dict[int, str] = {}  # of these, by packet
+        self._acknowledged_meanwhile: set[int] | None = None  # packets, while the one before the rest is published
         self._pending: dict[str, _PendingRequest] = {}
         self._answered: OrderedDict[str | bytes, Responder] = OrderedDict()
         self._matcher = MQTTMatcher()  # type: ignore[no-untyped-call]
@@ -413,6 +412,8 @@ class Bus:
 
     def _publish_own_state_again(self) -> None:
         with self._lock:
+            if not self.is_connected:  # it is said after the next connection
+                return
             already_said, self._said_at_first = self._said_at_first, None
             first = next(iter(self._retained), None)
             if already_said is not None:  # this is the first connection
@@ -420,13 +421,20 @@ class Bus:
                 return
             if first is None:
                 return
+            acknowledged = self._acknowledged_meanwhile = set()
             self._publish_retained({first})
             publication = self._latest_publications[1]
-        # Once this is acknowledged all has arrived that the broker retained meanwhile. Who hears there that others have
+            self._said_before_the_rest = {publication.mid: first}
+            self._acknowledged_meanwhile = None
+        if publication.mid in acknowledged or publication.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            self._say_the_rest_after(publication.mid)
+
+    def _say_the_rest_after(self, packet: int) -> None:
+        # When this is acknowledged all has arrived that the broker retained meanwhile. Who hears there that others have
         # the last word (`forget`) must not say its own again over it.
-        with suppress(RuntimeError, ValueError):  # the connection went
-            publication.wait_for_publish(HEARD_WITHIN_S)
-        self._work.put((self._publish_rest, (first,)))  # behind what has arrived
+        first = self._said_before_the_rest.pop(packet, None)
+        if first is not None:
+            self._work.put((self._publish_rest, (first,)))  # behind what has arrived
 
     def _publish_rest(self, first: str) -> None:
         with self._lock:
@@ -448,6 +456,7 @@ class Bus:
         self._connected.clear()
         with self._lock:
             self._said_at_first = None
+            self._said_before_the_rest.clear()
             self._drop_own_state_under_way()
         self._back_off_randomly()
         was_turned_away, self._was_turned_away = self._was_turned_away, False
@@ -545,6 +554,9 @@ class Bus:
         self, _client: mqtt.Client, _userdata: object, packet: int, reason: ReasonCode, _properties: object
     ) -> None:
         self._outgoing.acknowledge(packet)
+        if (meanwhile := self._acknowledged_meanwhile) is not None:  # it may be the one before the rest
+            meanwhile.add(packet)
+        self._say_the_rest_after(packet)
         topic = self._under_way.pop(packet, "some topic")  # without the lock, under which paho may be waited for
         if reason.is_failure:
             self.counts.dropped_outgoing += 1

@@ -501,6 +501,39 @@ def test_who_comes_back_hears_the_last_word_of_others_before_it_says_its_own_aga
         assert witness.payloads[-1] == verdict
 
 
+def test_however_long_the_way_own_state_comes_after_the_last_word_of_others(
+    connect: MakeBus, broker: BrokerAddress, proxy: TcpProxy
+) -> None:
+    topic, over = unique("lifecycle"), unique("over")
+    bus, other = connect(BrokerAddress(port=proxy.port)), connect(broker)
+    witness, marker = Heard(other, topic), Heard(other, over)
+
+    def yield_to_others(_topic: str, payload: bytes) -> None:
+        if payload == b"failed":
+            bus.forget(topic, clear=False)
+            bus.publish(over, payload, qos=1)
+
+    bus.subscribe(topic, yield_to_others)
+    bus.retain(unique("presence"), b"online")
+    bus.retain(topic, b"started")
+    wait_until(lambda: witness.payloads == [b"started"])
+    proxy.cut()
+    wait_until(lambda: not bus.is_connected)
+    other.publish(topic, b"failed", qos=1, retain=True)
+    wait_until(lambda: witness.payloads[-1] == b"failed")
+    connection_made = bus._client.on_connect
+    assert connection_made is not None
+
+    def slow_down(*arguments: Any) -> None:
+        proxy.delay(1.5)
+        connection_made(*arguments)
+
+    bus._client.on_connect = slow_down
+    proxy.heal()
+    wait_until(lambda: marker.payloads)
+    assert witness.payloads == [b"started", b"failed"]
+
+
 def test_own_state_that_was_under_way_does_not_come_over_the_last_word_of_others(
     connect: MakeBus, broker: BrokerAddress, proxy: TcpProxy
 ) -> None:
