@@ -190,8 +190,10 @@ def test_it_leaves_it_to_its_launcher_to_be_told_to_end(spawner: RunningSpawner)
         spawner.process.send_signal(number)
     again = spawner.launcher()  # to be sure that the signals have arrived
     again.await_hello()
-    again.close()
     wait_until(lambda: _hangs_up(launcher.socket))
+    open_files = psutil.Process(spawner.process.pid).num_fds()
+    again.close()
+    wait_until(lambda: psutil.Process(spawner.process.pid).num_fds() < open_files)  # it knows that nobody is there
     spawner.process.send_signal(signal.SIGTERM)
     assert spawner.process.wait(20) == 0
 
