@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,15 @@ os.wait()
 # -- what a server leaves behind ---------------------------------------------------------------------------------------
 
 
+def names(pids: list[int]) -> list[str]:
+    """What those are called that have not ended meanwhile."""
+    found = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid).name())
+    return found
+
+
 @pytest.mark.parametrize(
     "leaving",
     [
@@ -133,7 +143,7 @@ def test_what_a_server_leaves_behind_is_found_and_ended(start: Start, tmp_path: 
     def left() -> list[int]:
         return processes.left_behind(spawner.pid, server, incarnation, tmp_path)
 
-    wait_until(lambda: [psutil.Process(pid).name() for pid in left()] == ["sleep"])
+    wait_until(lambda: names(left()) == ["sleep"])
     assert processes.end_all(left)
     assert left() == []
     assert spawner.poll() is None

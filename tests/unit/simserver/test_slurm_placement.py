@@ -351,7 +351,7 @@ def test_one_that_runs_is_asked_then_cancelled_then_killed(cluster: Cluster, mon
     assert len(cluster.bus.said[cluster.settings.topics.command(1)]) == 1
     cluster.placement.kill(INCARNATION)
     wait_until(lambda: cluster.told.ends)
-    assert cluster.fake.calls("scancel") == ["17", "--signal=KILL --full 17"]
+    wait_until(lambda: cluster.fake.calls("scancel") == ["17", "--signal=KILL --full 17"])
     assert cluster.told.ends[0][0] == "Job 17 of the simulation does not end: its node is lost"
 
 
