@@ -18,6 +18,7 @@ import structlog
 
 from nrp_common.bus import Bus
 from nrp_common.errors import NRPError
+from nrp_common.lifecycle import SimulationState
 from nrp_common.messages import Progress, Refusal, Reply, Task, TaskDone
 from nrp_common.topics import Topics
 from nrp_gateway.catalogue import SimulationRecord
@@ -94,10 +95,17 @@ class LaunchQueue:
             BusUnavailable: the broker cannot be reached.
         """
         with self._serving:
-            spoken_for: set[str] = set()
+            under_way = Counter(each.launcher for each in self._handed_over_by_others())
+            spoken_for = {each for each, number in under_way.items() if self._presences.room_of(each) <= number}
             for record in self._order():
                 self._give_away(record, spoken_for)
             self._tell_positions()
+
+    def _handed_over_by_others(self) -> list[SimulationRecord]:
+        """The launches that other gateways gave to a launcher which has not answered yet: it takes these first."""
+        seem_to_be = [each for each in self._mirror.live_and_recent() if _is_being_handed_over(each)]
+        read = (self._mirror.read_again(each.id) for each in seem_to_be)
+        return [each for each in read if each is not None and _is_being_handed_over(each)]
 
     def _order(self) -> list[SimulationRecord]:
         return fair_order(self._mirror.live_and_recent(), time.time() - LATELY_S)
@@ -107,7 +115,7 @@ class LaunchQueue:
 
         Args:
             record: of the launch.
-            spoken_for: the launchers whose room is taken whatever they said last, by a launch that another gateway just
+            spoken_for: the launchers whose room is taken whatever they said last, by launches that other gateways just
                 gave them or that they had no room for after all; added to.
         """
         if not self._mirror.has_place_for(record.owner):
@@ -155,6 +163,11 @@ class LaunchQueue:
                 log.error("The queue cannot be served now", error=str(error))
             except Exception:
                 log.exception("Serving the queue failed")
+
+
+def _is_being_handed_over(record: SimulationRecord) -> bool:
+    given = record.queued_at is not None and bool(record.launcher)
+    return given and record.state is SimulationState.CREATED and not record.incarnation
 
 
 def fair_order(records: Sequence[SimulationRecord], lately: float) -> list[SimulationRecord]:

@@ -85,6 +85,11 @@ class Presences:
         with self._lock:
             return [name for name in fitting if self._has_room(name, wishes)]
 
+    def room_of(self, launcher: str) -> int:
+        """How many simulations more a launcher takes, as far as is known; 0 when it is not there."""
+        with self._lock:
+            return self._room(launcher) if launcher in self._launchers else 0
+
     def described(self) -> str:
         """The launchers that are there and their labels, in words."""
         with self._lock:

@@ -21,13 +21,16 @@ TAKEN = Reply()
 
 
 class FakePresences:
-    """Launchers that said that they have room."""
+    """Launchers that said that they have room for one."""
 
     def __init__(self, *names: str) -> None:
         self.names = list(names)
 
     def with_room(self, wishes: Wishes) -> list[str]:
         return self.names
+
+    def room_of(self, launcher: str) -> int:
+        return 1
 
 
 class Served:
@@ -77,8 +80,12 @@ def test_nobody_gets_the_room_that_another_gateway_just_gave_to_who_is_ahead(
     assert ahead is not None
     assert catalogue.give_to(ahead, "lab") is not None
     served = Served(mirror, bus, "lab")
-    served.queue.serve()
+    for _ in range(3):
+        served.queue.serve()
     assert served.asked == []
+    catalogue.note_incarnation(ahead.id, "i")  # the launcher has it, and still says that it has room
+    served.queue.serve()
+    assert served.asked == [(waiting[1], "lab")]
 
 
 def test_who_is_behind_does_not_wait_for_one_that_a_launcher_never_takes(
