@@ -195,7 +195,10 @@ def test_worker_does_not_survive_its_gateway(to_be_ended: Served) -> None:
 
 def worker_that_still_loads(gateway: GatewayProcess) -> psutil.Process:
     process = psutil.Process(gateway.process.pid)
-    wait_until(lambda: process.children() or gateway.process.poll() is not None, 20)
+    wait_until(lambda: gateway.process.poll() is not None or process.children())
+    if gateway.process.poll() is not None:
+        gateway.end()
+        pytest.fail(f"the gateway ended by itself: {gateway.errors}")
     return process.children()[0]
 
 
