@@ -470,7 +470,7 @@ class Bus:
         unacknowledged = self._client._out_messages  # `drop_out_messages` would drop what must arrive, too
         with self._client._out_message_mutex:
             for packet, message in list(unacknowledged.items()):
-                if message.topic in self._retained:
+                if message.retain and message.topic in self._retained:
                     del unacknowledged[packet]
                     self._under_way.pop(packet, None)
 
