@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from benchmarks.stack_under_test import EXPERIMENT, stack_under_test
 from nrp_cli.rest_client import RestClient
+from tests.deploy.containers import debian_images
 from tests.deploy.containers.engine import Engine, docker_engine
 from tests.deploy.containers.images import build_all
 from tests.deploy.containers.installation import Installation
@@ -27,7 +28,8 @@ Value = TypeVar("Value")
 def main() -> None:
     """Measure and print."""
     with docker_engine() as engine, tempfile.TemporaryDirectory() as folder:
-        images = build_all(engine)
+        broker = debian_images.make(debian_images.MOSQUITTO, "nrp-test/mosquitto", engine.command)
+        images = {"NRP_MOSQUITTO_IMAGE": broker, **build_all(engine)}
         installation = Installation(engine, Path(folder), images)
         try:
             until_ready, _ = _timed(lambda: (installation.up(), installation.await_readiness()))
