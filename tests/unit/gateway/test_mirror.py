@@ -290,21 +290,7 @@ def unreachable(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield tried
 
 
-def test_report_is_written_once_the_catalogue_is_back(
-    mirror: Mirror, catalogue: Catalogue, bus: FakeBus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror_module, "CATALOGUE_RETRY_S", 0.02)
-    record = add(catalogue)
-    mirror.add(record)
-    with unreachable(catalogue, monkeypatch) as tried:
-        bus.hear(TOPICS.lifecycle(record.id), report(record, SimulationEvent.INITIALIZED, 1))
-        assert tried.wait(10)
-    ready = mirror.wait_for(record.id, lambda each: each.state is SimulationState.PAUSED, 10)
-    assert ready is not None
-    assert ready.seq == 1
-
-
-def test_simulation_is_not_told_to_be_ready_before_other_gateways_can_read_it(
+def test_report_is_told_once_the_catalogue_is_back_and_other_gateways_can_read_it(
     mirror: Mirror, catalogue: Catalogue, bus: FakeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror_module, "CATALOGUE_RETRY_S", 0.02)
@@ -315,6 +301,8 @@ def test_simulation_is_not_told_to_be_ready_before_other_gateways_can_read_it(
         assert tried.wait(10)
         assert mirror.get(record.id) == record
     ready = mirror.wait_for(record.id, lambda each: each.state is SimulationState.PAUSED, 10)
+    assert ready is not None
+    assert ready.seq == 1
     assert ready == catalogue.get(record.id)
 
 
