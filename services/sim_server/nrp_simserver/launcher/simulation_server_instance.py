@@ -226,12 +226,12 @@ class SimulationServerInstance:
         """Take part in a stop, and answer what no server is there to answer."""
         self._culling.stir()
         if command.event is CommandEvent.STOPPED:
+            journal = self.read_journal()  # before it ends, and its folder goes
             with tracing.within(
                 tracing.current()._replace(simulation=self.simulation_id, owner=self.record.launch.owner)
             ):
                 log.info("Simulation %d is asked to stop", self.simulation_id)
             self._news.put(StopAsked())
-            journal = self.read_journal()
             responder.reply(Reply(state=journal.state, incarnation=self.record.incarnation, seq=journal.seq))
         else:
             self._stand_in.take(command, responder)
