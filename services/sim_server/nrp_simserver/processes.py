@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import gc
 import io
 import itertools
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +90,27 @@ def mark(incarnation: str) -> None:
     os.environ[MARK] = incarnation
 
 
+class _Descriptor(io.FileIO):
+    """Writes all it is given, and has no lock."""
+
+    def write(self, data: Any, /) -> int:
+        left = whole = memoryview(data).cast("B")
+        while left:  # a signal, or a disk that is nearly full, cuts a write short
+            written = super().write(left)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), len(whole) - len(left))
+            left = left[written:]
+        return len(whole)
+
+
 def line_buffered(descriptor: int) -> io.TextIOWrapper:
-    """A text file over a descriptor, which stays open: as stdout and stderr of a process that was forked."""
-    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    """A text file over a descriptor, which stays open: as stdout and stderr of a process.
+
+    It has no lock, unlike what `open` returns: in a process that is forked while another thread writes nobody would
+    ever release that, so that its first line, or its end, would wait for good.
+    """
+    file = _Descriptor(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def leave(status: int) -> NoReturn:

@@ -229,3 +229,56 @@ os.waitpid(looked_at, 0)
 def test_what_is_private_is_not_read_by_others_of_the_same_user(kind: str, outcome: str) -> None:
     ended = subprocess.run([sys.executable, "-c", PRIVATE, kind], capture_output=True, text=True, timeout=30)
     assert ended.stdout.strip() == outcome, ended.stderr
+
+
+# -- what they write ---------------------------------------------------------------------------------------------------
+
+FORK_BESIDE_A_WRITER = """
+import os, select, sys, threading
+from nrp_simserver import processes
+
+output = sys.stdout = processes.line_buffered(1)
+writer = threading.Thread(target=output.write, args=("x" * 1_000_000 + "\\n",))
+writer.start()
+while select.select([], [1], [], 0)[1]:  # until the pipe is full
+    pass
+child = os.fork()
+if child == 0:
+    print("the fork")
+    processes.leave(0)
+os.waitpid(child, 0)
+writer.join()
+"""
+
+
+def test_a_fork_beside_a_thread_that_writes_can_write_and_end(start: Start) -> None:
+    process = start([sys.executable, "-W", "ignore", "-c", FORK_BESIDE_A_WRITER], stdout=subprocess.PIPE)
+    wait_until(lambda: psutil.Process(process.pid).children())
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert output.count(b"x") == 1_000_000
+    assert output.count(b"the fork\n") == 1
+
+
+def test_what_is_written_arrives_line_by_line_and_whole() -> None:
+    reading, writing = os.pipe()
+    file = processes.line_buffered(writing)
+    file.write("two ")
+    file.write("parts\nand ")
+    assert os.read(reading, 100) == b"two parts\nand "
+    file.write("a \udcff half")
+    file.flush()
+    assert os.read(reading, 100) == b"a \\udcff half"
+    file.close()
+    os.close(writing)  # it was left open
+    os.close(reading)
+
+
+def test_a_descriptor_that_takes_no_more_is_told() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    file = processes.line_buffered(writing)
+    with pytest.raises(BlockingIOError):
+        file.write("x" * 1_000_000 + "\n")
+    os.close(reading)
+    os.close(writing)
