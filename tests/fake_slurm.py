@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 PROGRAM = """#!/bin/sh
 echo "$*" >> {folder}/{name}.calls
@@ -30,9 +31,7 @@ class FakeSlurm:
 
     def answers(self, name: str, stdout: str, *, stderr: str = "", status: int = 0) -> None:
         """Have a program print this from now on."""
-        (self._folder / f"{name}.stdout").write_text(stdout)
-        (self._folder / f"{name}.stderr").write_text(stderr)
-        self.does(name, f"cat {self._folder}/{name}.stdout; cat {self._folder}/{name}.stderr >&2; exit {status}")
+        self.does(name, f"printf %s {quote(stdout)}; printf %s {quote(stderr)} >&2; exit {status}")
 
     def does(self, name: str, script: str) -> None:
         """Have a program do this from now on."""

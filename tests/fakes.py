@@ -302,7 +302,7 @@ class FakeLauncher:
 
     def end_all(self) -> None:
         """Stop all simulations."""
-        for each in self.simulations.values():
+        for each in list(self.simulations.values()):  # the bus's thread may add one
             if not each.state.is_final:
                 each.end(SimulationState.STOPPED)
 

@@ -25,7 +25,7 @@ from tests import mosquitto
 from tests.history import FINAL, Client, History
 from tests.mosquitto import Mosquitto
 from tests.ports import free_port
-from tests.simulation_servers import CONFIGURATION, ENGINE, Wire
+from tests.simulation_servers import CONFIGURATION, ENGINE, Wire, server_process
 from tests.storage_server import StorageServer
 from tests.tcp_proxy import TcpProxy
 from tests.waiting import wait_until
@@ -261,7 +261,7 @@ class Lab:
         incarnation = next(
             message["incarnation"] for message, _ in self.history.lifecycle()[simulation_id] if message["incarnation"]
         )
-        return min(processes.marked({incarnation}))
+        return server_process(incarnation)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from nrp_common.topics import Topics
 from nrp_simserver import processes
 from nrp_simserver.launcher.spool import MANIFEST
 from nrp_simserver.placement.local import spawners
-from tests.simulation_servers import CONFIGURATION, ENDLESS, ENGINE, Seen, Wire
+from tests.simulation_servers import CONFIGURATION, ENDLESS, ENGINE, Seen, Wire, server_process
 from tests.storage_server import StorageServer
 from tests.waiting import wait_until
 
@@ -147,7 +147,7 @@ class Launched:
     @property
     def server(self) -> int:
         """The process id of the simulation server."""
-        return min(processes.marked({self.incarnation}))
+        return server_process(self.incarnation)
 
     def processes(self) -> set[int]:
         """What runs of it: marked as its own, or working in its folder."""

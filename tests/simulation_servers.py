@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from nrp_common.bus import BrokerAddress, Bus
 from nrp_common.messages import Command, CommandEvent, Reply
 from nrp_common.topics import Topics
+from nrp_simserver import processes
 from nrp_simserver.simulation_folder import Journal, ServerSetup, SimulationFolder
 from tests.brokers import plain_port
 from tests.waiting import wait_until
@@ -117,6 +119,15 @@ class Wire:
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(5)
+
+
+def server_process(incarnation: str) -> int:
+    """The process id of a simulation server: of what bears its mark, the oldest. Ids begin anew at some time."""
+    born: dict[int, float] = {}
+    for pid in processes.marked({incarnation}):
+        with suppress(psutil.NoSuchProcess):
+            born[pid] = psutil.Process(pid).create_time()
+    return min(born, key=born.__getitem__)
 
 
 @dataclass

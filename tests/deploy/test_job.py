@@ -20,7 +20,7 @@ from nrp_simserver.resources.limits import Limit, Limited
 from nrp_simserver.server_end import ServerEnd
 from nrp_simserver.simulation_folder import remove_folder
 from tests.faults.test_launcher_killed import DEAF
-from tests.simulation_servers import ENDLESS, RunningSimulation, SimulationServers
+from tests.simulation_servers import ENDLESS, RunningSimulation, SimulationServers, server_process
 from tests.waiting import wait_until
 
 DAEMON = (
@@ -76,7 +76,7 @@ class Jobs:
         simulation, order = self.order(script, **fields)
         process = self.start(order)
         simulation.await_transition("initialized", 30)
-        simulation.pid = min(processes.marked({simulation.setup.incarnation}))
+        simulation.pid = server_process(simulation.setup.incarnation)
         assert simulation.command("started").error is None
         return simulation, order, process
 
