@@ -31,6 +31,25 @@ while not os.path.exists("go on"):
 """
 
 
+WITH_WORKERS = """
+import multiprocessing, os, sys
+
+def square(x):
+    print("at work")
+    return x * x
+
+for x in range(50):
+    nrp.run_loop()
+    worker = os.fork()
+    if worker == 0:
+        square(x)
+        sys.exit()
+    assert os.waitpid(worker, 0) == (worker, 0)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(square, [1, 2, 3]) == [1, 4, 9]
+"""
+
+
 def tell_to_go_on(simulation: RunningSimulation) -> None:
     (simulation.folder.experiment / "go on").touch()
 
@@ -120,6 +139,16 @@ def test_pause_takes_effect_within_run_until_timeout(servers: SimulationServers)
     wait_until(lambda: simulation_time(simulation) > 0)
     assert simulation.command("paused").state == "paused"
     assert_stands_still(simulation)
+
+
+def test_workers_that_a_script_forks_work_and_end_whatever_is_logged_meanwhile(servers: SimulationServers) -> None:
+    simulation = servers.started(WITH_WORKERS)
+    deadline = time.monotonic() + 30
+    while simulation.command("paused").state == "paused":
+        assert time.monotonic() < deadline, simulation.log
+        simulation.command("started")
+    simulation.await_transition("completed")
+    assert simulation.log.count("at work") == 53
 
 
 def test_a_script_that_ends_while_paused_completes_when_started_again(servers: SimulationServers) -> None:
