@@ -198,5 +198,18 @@ def test_it_leaves_it_to_its_launcher_to_be_told_to_end(spawner: RunningSpawner)
     assert spawner.process.wait(20) == 0
 
 
+def test_a_signal_is_judged_by_who_was_there_when_it_came(spawner: RunningSpawner) -> None:
+    spawner.launcher().await_hello()
+    spawner.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(spawner.process.pid).status() == psutil.STATUS_STOPPED)
+    spawner.process.send_signal(signal.SIGTERM)
+    spawner.launcher().close()  # all that it finds at once
+    spawner.process.send_signal(signal.SIGCONT)
+    next_one = spawner.launcher()
+    next_one.await_hello()
+    next_one.await_all_told()
+    assert spawner.process.poll() is None
+
+
 def _hangs_up(connection: socket.socket) -> bool:
     return connection.recv(65536) == b""

@@ -141,9 +141,11 @@ class Spawner:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._events.register(self._listener, selectors.EVENT_READ, self._meet_launcher)
-        self._events.register(self._signals, selectors.EVENT_READ, self._take_signals)
+        self._events.register(self._signals, selectors.EVENT_READ, self._take_signals)  # to wake up
         while not self._is_over:
-            for key, _ in self._events.select(self._patience()):
+            ready = self._events.select(self._patience())
+            self._take_signals()  # while he is still known who was there when they were sent
+            for key, _ in ready:
                 key.data()
             self._do_what_is_due()
         self._end_everything()
@@ -305,7 +307,10 @@ class Spawner:
     # -- their ends ----------------------------------------------------------------------------------------------------
 
     def _take_signals(self) -> None:
-        numbers = self._signals.recv(1024)
+        try:
+            numbers = self._signals.recv(1024)
+        except BlockingIOError:
+            return
         if signal.SIGTERM in numbers and self._launcher is None:  # else the launcher was told, too
             log.warning("Told to end while no launcher is there")
             self._is_over = True
@@ -360,8 +365,7 @@ class Spawner:
                 if pid not in self._dismissed or now > patience_ends:
                     os.kill(pid, signal.SIGKILL)
             select.select([self._signals], [], [], 0.1)
-            with suppress(BlockingIOError):
-                self._take_signals()
+            self._take_signals()
 
 
 def _hand_over(idle: IdleServer, setup: ServerSetup) -> bool:
