@@ -144,7 +144,7 @@ class Spawner:
         self._events.register(self._signals, selectors.EVENT_READ, self._take_signals)  # to wake up
         while not self._is_over:
             ready = self._events.select(self._patience())
-            self._take_signals()  # while he is still known who was there when they were sent
+            self._take_signals()  # while it is still known who was there when they came
             for key, _ in ready:
                 key.data()
             self._do_what_is_due()
